@@ -1,0 +1,69 @@
+//! What is left of an episode: the trajectory of each agent, as it is written to logs.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::environment::{Ending, Facts};
+use crate::message::{Message, Tool};
+use crate::policy::TokenRecord;
+use crate::seed::EpisodeSeed;
+
+/// One agent's episode: its dialogue, its rewards, and why it stopped. This is the native trajectory line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trajectory {
+    /// Unique within a log.
+    pub id: String,
+    /// The environment, as its spec is written on the command line.
+    pub env: String,
+    /// The seed that replays the episode.
+    pub seed: EpisodeSeed,
+    /// The dialogue as this agent saw it, its actions with their rewards.
+    pub messages: Vec<Turn>,
+    /// The tools that were offered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
+    /// The sum of all rewards (γ = 1).
+    #[serde(rename = "return")]
+    pub return_: f64,
+    /// Why the episode stopped.
+    pub ending: Ending,
+    /// The exact tokens, where the policy works with tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<TokenRecord>,
+    /// Anything else worth keeping.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub metadata: Map<String, Value>,
+}
+
+/// A message of a trajectory; the agent's own carry the reward of their turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Turn {
+    /// The message.
+    #[serde(flatten)]
+    pub message: Message,
+    /// The reward of the turn, on the agent's messages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward: Option<f64>,
+}
+
+/// A finished episode.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Episode {
+    /// One trajectory per agent, by [`AgentId`](crate::AgentId).
+    pub trajectories: Vec<Trajectory>,
+    /// The task's facts, one per turn of the environment.
+    pub facts: Vec<Facts>,
+}
+
+impl Episode {
+    /// The trajectory of a single-agent task's agent.
+    pub fn solo(self) -> Option<Trajectory> {
+        self.trajectories.into_iter().next()
+    }
+
+    /// The last facts of type `T`: how the episode came out.
+    pub fn outcome<T: 'static>(&self) -> Option<&T> {
+        self.facts.iter().rev().find_map(Facts::get)
+    }
+}
