@@ -1,0 +1,175 @@
+//! The adapter from the turn level to the token level: any environment as a token-level MDP.
+//!
+//! State = token ids with labels; action = one token, appended deterministically; an end-of-turn token
+//! hands over to the environment, whose words are appended (this step may be stochastic); the end of the
+//! episode is terminal with value 0, a truncation is not (see [`socratiq_envs::bootstrap`]).
+
+use std::fmt;
+use std::sync::Arc;
+
+use socratiq_envs::{AgentId, Ending, Environment, EpisodeSeed, Fork, Message, Observation, Tool};
+
+use crate::error::{AgentError, Result};
+use crate::tokens::{Codec, Tokens};
+
+/// An environment played token by token.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use socratiq_agents::{ByteCodec, Codec, DialogueMdp};
+/// # use socratiq_envs::{Environment, EpisodeSeed};
+/// # async fn play(environment: Box<dyn Environment>) -> socratiq_agents::Result<f64> {
+/// let mut mdp = DialogueMdp::new(environment, Arc::new(ByteCodec));
+/// mdp.reset(EpisodeSeed(0)).await?;
+/// let mut return_ = 0.0;
+/// loop {
+///     let token = if mdp.state().len() % 5 == 0 { ByteCodec::END_OF_TURN } else { u32::from(b'a') };
+///     let step = mdp.step(token).await?;
+///     return_ += step.reward;
+///     if step.ending.is_some() {
+///         return Ok(return_);
+///     }
+/// }
+/// # }
+/// ```
+pub struct DialogueMdp {
+    environment: Box<dyn Environment>,
+    codec: Arc<dyn Codec>,
+    /// The dialogue so far, without the turn that is being written.
+    dialogue: Vec<Message>,
+    tools: Arc<[Tool]>,
+    state: Tokens,
+    /// Where the turn that is being written begins.
+    turn_start: usize,
+    running: bool,
+}
+
+/// What one token brings.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TokenStep {
+    /// The reward: 0 inside a turn, the environment's after it.
+    pub reward: f64,
+    /// Why the episode stopped, if it did.
+    pub ending: Option<Ending>,
+}
+
+impl DialogueMdp {
+    /// The token level of `environment` in the tokens of `codec`.
+    pub fn new(environment: Box<dyn Environment>, codec: Arc<dyn Codec>) -> Self {
+        Self {
+            environment,
+            codec,
+            dialogue: Vec::new(),
+            tools: Arc::default(),
+            state: Tokens::default(),
+            turn_start: 0,
+            running: false,
+        }
+    }
+
+    /// Starts an episode; the first state is everything the agent reads before its first token.
+    ///
+    /// # Errors
+    /// When the environment or the codec fails.
+    pub async fn reset(&mut self, seed: EpisodeSeed) -> Result<&Tokens> {
+        self.dialogue.clear();
+        self.state = Tokens::default();
+        self.running = false;
+        let observation = self.environment.reset(seed).await?;
+        self.observe(observation)?;
+        self.running = true;
+        Ok(&self.state)
+    }
+
+    /// Plays one token.
+    ///
+    /// After the ending the state stays as the agent left it: nothing follows that it could act on.
+    ///
+    /// # Errors
+    /// [`AgentError::NotRunning`] before `reset` and after the ending, and failures of the environment or
+    /// the codec.
+    pub async fn step(&mut self, token: u32) -> Result<TokenStep> {
+        if !self.running {
+            return Err(AgentError::NotRunning);
+        }
+        self.state.push_action(token);
+        if !self.codec.is_end_of_turn(token) {
+            return Ok(TokenStep {
+                reward: 0.0,
+                ending: None,
+            });
+        }
+        let spelled = &self.state.ids()[self.turn_start..self.state.len() - 1];
+        let action = self.codec.decode_action(spelled)?;
+        self.dialogue.push(action.clone());
+        let step = self.environment.step(action).await?;
+        if step.ending.is_some() {
+            self.running = false;
+        } else {
+            self.observe(step.observation)?;
+        }
+        Ok(TokenStep {
+            reward: step.reward,
+            ending: step.ending,
+        })
+    }
+
+    /// The tokens so far with their labels.
+    pub fn state(&self) -> &Tokens {
+        &self.state
+    }
+
+    /// The messages so far, without the turn that is being written.
+    pub fn dialogue(&self) -> &[Message] {
+        &self.dialogue
+    }
+
+    /// An independent copy of the running episode, in the middle of a turn too.
+    ///
+    /// # Errors
+    /// [`AgentError::NotRunning`], and where the environment cannot fork.
+    pub async fn fork(&mut self, fork: Fork) -> Result<Self> {
+        if !self.running {
+            return Err(AgentError::NotRunning);
+        }
+        Ok(Self {
+            environment: self.environment.fork(fork).await?,
+            codec: self.codec.clone(),
+            dialogue: self.dialogue.clone(),
+            tools: self.tools.clone(),
+            state: self.state.clone(),
+            turn_start: self.turn_start,
+            running: true,
+        })
+    }
+
+    /// Appends what the environment said and opens the agent's turn.
+    fn observe(&mut self, observation: Observation) -> Result<()> {
+        if observation.agent != AgentId::SOLO {
+            return Err(AgentError::OtherAgent {
+                agent: observation.agent.0,
+            });
+        }
+        self.tools = observation.tools;
+        let ids = self.codec.encode_observation(
+            &self.dialogue,
+            &observation.messages,
+            &self.tools,
+            true,
+        )?;
+        self.state.push_environment(&ids);
+        self.dialogue.extend(observation.messages);
+        self.turn_start = self.state.len();
+        Ok(())
+    }
+}
+
+impl fmt::Debug for DialogueMdp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DialogueMdp")
+            .field("dialogue", &self.dialogue)
+            .field("state", &self.state)
+            .field("running", &self.running)
+            .finish_non_exhaustive()
+    }
+}
