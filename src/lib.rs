@@ -1,1 +1,52 @@
-//! Placeholder.
+//! Socratiq: agents that get better at multi-turn dialogue by learning from preferences over whole
+//! conversations.
+//!
+//! One idea carries everything (Rafailov et al. 2024, "From r to Q*", arXiv 2404.12358): a language model
+//! trained with DPO *is* a Q-function of a token-level MDP. One set of weights is the policy, the credit
+//! of every token, and the value that search plans with.
+//!
+//! # Architecture
+//!
+//! ## The two levels of one MDP
+//! At the **turn level**, which an environment's author writes, the observation is the dialogue as the
+//! agent may see it and the action is one message. At the **token level**, which policies, credit and
+//! planners see, the state is the token ids so far, each labelled *agent* or *environment*, and the action
+//! is the next token: appended deterministically inside a turn, handing over to the environment at
+//! end-of-turn. [`DialogueMdp`](agents::DialogueMdp) derives the second from the first; nobody writes it
+//! twice.
+//!
+//! ## Start reading
+//! [`envs::Environment`] and its canonical loop; then [`envs::rollout()`], which is that loop in full; then
+//! [`agents::Tokens`]; then [`envs::exact`], where the theory is proven on small instances.
+//!
+//! ## Code map: a straight line, `envs ← agents ← src`
+//! - [`envs`] knows dialogue as text: [`envs::Message`], the [`envs::Environment`] and [`envs::Policy`]
+//!   contracts, seeds, the conformance suite [`envs::check_environment()`], the tasks
+//!   ([`envs::Bandit`], [`envs::elicitation`]), and exact soft-optimal solutions ([`envs::exact`]).
+//! - [`agents`] knows tokens: labelled [`agents::Tokens`], the [`agents::Codec`] seam where text becomes
+//!   tokens, and the adapter [`agents::DialogueMdp`].
+//! - this crate knows files and the command line: [`Task`] makes environments from their specs, [`stats`]
+//!   puts intervals on numbers, `src/commands` holds one file per command.
+//!
+//! ## Invariants
+//! Each is held by a test or by the types.
+//! - `envs` knows text, never tokens; `agents` knows tokens, never training loops or files of runs.
+//! - Only [`agents::Tokens`] labels positions, in the moment they are appended, and only its own crate can
+//!   append. The mask marks the agent's tokens with each turn's end-of-turn token, and nothing else.
+//! - Only [`envs::TurnLimit`] truncates, and only [`envs::bootstrap`] looks into an [`envs::Ending`].
+//! - Only [`envs::rollout()`] lets agents meet an environment. The conformance suite is the one exception:
+//!   it plays wrongly on purpose.
+//! - Every random draw comes from an [`envs::Stream`] of (seed, turn, purpose). There is no global random
+//!   state, so equal seeds give equal episodes, in a row or side by side.
+//! - Seeds for training and for evaluation never meet ([`envs::Split`]).
+//! - A reward is never invented: what fails is an error, not 0.
+//! - `envs` and `agents` read no clock and no environment variable, and write no file.
+
+#![cfg_attr(test, allow(clippy::float_cmp, reason = "tests compare exact results"))]
+
+pub mod stats;
+mod task;
+
+pub use socratiq_agents as agents;
+pub use socratiq_envs as envs;
+pub use task::{TASKS, Task};

@@ -1,2 +1,76 @@
-//! Placeholder.
-fn main() {}
+//! The `socratiq` command: parses the command line and calls one function.
+
+mod commands;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use socratiq::Task;
+
+/// Agents that learn multi-turn dialogue from preferences over whole conversations.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the built-in environments, or describe one with a sample episode and its baselines
+    #[command(after_help = "Example: socratiq envs elicitation:table=guess-who,noise=0.1")]
+    Envs {
+        /// Name, and settings if any: NAME:key=value,key=value
+        env: Option<Task>,
+        /// Episodes per baseline
+        #[arg(long, default_value_t = 1000)]
+        episodes: u64,
+        /// Seed of the run
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Play an environment in the terminal
+    #[command(after_help = "Example: socratiq play elicitation --seed 7")]
+    Play {
+        /// Name, and settings if any: NAME:key=value,key=value
+        env: Task,
+        /// Seed of the episode; another one each time if left out
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Solve a small token MDP exactly: soft-optimal V, Q, policy and implicit reward
+    #[command(after_help = "Example: socratiq exact configs/exact/two-turns.json --beta 0.1")]
+    Exact {
+        /// JSON file with states, initial probabilities and actions
+        mdp: PathBuf,
+        /// Strength of the KL term
+        #[arg(long)]
+        beta: f64,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if commands::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            commands::report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Envs { env: None, .. } => commands::envs::list(),
+        Command::Envs {
+            env: Some(task),
+            episodes,
+            seed,
+        } => commands::envs::describe(&task, episodes, seed),
+        Command::Play { env, seed } => commands::play::play(&env, seed),
+        Command::Exact { mdp, beta } => commands::exact::solve(&mdp, beta),
+    }
+}

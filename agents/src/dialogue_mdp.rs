@@ -102,11 +102,12 @@ impl DialogueMdp {
         let spelled = &self.state.ids()[self.turn_start..self.state.len() - 1];
         let action = self.codec.decode_action(spelled)?;
         self.dialogue.push(action.clone());
+        // An environment that fails leaves no episode to go on with.
+        self.running = false;
         let step = self.environment.step(action).await?;
-        if step.ending.is_some() {
-            self.running = false;
-        } else {
+        if step.ending.is_none() {
             self.observe(step.observation)?;
+            self.running = true;
         }
         Ok(TokenStep {
             reward: step.reward,

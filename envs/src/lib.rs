@@ -3,11 +3,17 @@
 //! This crate knows dialogues, tasks and exact theory. It does not know tensors, tokenizers, files or the
 //! network.
 //!
-//! Reading order: [`message`](Message), [`environment`](Environment), [`policy`](Policy),
-//! [`rollout`](rollout()).
+//! Reading order: [`Message`], [`Environment`], [`Policy`], [`rollout()`], [`check_environment()`]; then a
+//! task, [`elicitation`]; then the theory, [`exact`].
 
+#![cfg_attr(test, allow(clippy::float_cmp, reason = "tests compare exact results"))]
+
+mod bandit;
+mod check;
+pub mod elicitation;
 mod environment;
 mod error;
+pub mod exact;
 mod message;
 mod policy;
 mod rollout;
@@ -15,6 +21,9 @@ mod seed;
 mod trajectory;
 mod turn_limit;
 
+pub use async_trait::async_trait;
+pub use bandit::{Arm, Bandit};
+pub use check::{CheckFailure, CheckReport, Rule, check_environment, check_environment_with};
 pub use environment::{
     AgentId, Ending, Environment, FactSet, Facts, Fork, Observation, Step, bootstrap,
 };

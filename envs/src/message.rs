@@ -194,7 +194,7 @@ pub struct FunctionCall {
     pub extra: Map<String, Value>,
 }
 
-/// Arguments of a call: an object, or the string that `OpenAI` puts an object into.
+/// Arguments of a call: an object, or the string that OpenAI puts an object into.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Arguments {
@@ -224,7 +224,7 @@ impl Arguments {
     }
 }
 
-/// A tool that an environment offers, in the shape of an `OpenAI` function tool.
+/// A tool that an environment offers, in the shape of an OpenAI function tool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tool {
     /// `function`.

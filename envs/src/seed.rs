@@ -55,7 +55,9 @@ impl RunSeed {
 }
 
 /// The seed of one episode: equal seeds give equal episodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct EpisodeSeed(pub u64);
 

@@ -1,0 +1,246 @@
+//! Questioners that know the table: baselines, sources of logs, and the upper bound.
+//!
+//! They read the user's words like any agent does, and know nothing else about the episode.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::belief::Belief;
+use super::optimal::Plan;
+use super::table::Table;
+use super::user::Answer;
+use super::{ElicitationConfig, UserModel};
+use crate::environment::Observation;
+use crate::error::Result;
+use crate::message::Message;
+use crate::policy::Policy;
+use crate::seed::{EpisodeSeed, Stream};
+
+/// How a [`Questioner`] plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Bayes-optimal: by exact search where [`Plan::solve`] can, otherwise the question with the greatest
+    /// expected information until guessing is worth more than asking on.
+    Optimal,
+    /// Like a person who pays half attention: takes the best of a few questions that come to mind, forgets
+    /// answers, sometimes wastes a turn, and guesses too early.
+    Mediocre,
+    /// Asks about anything and guesses anything.
+    Random,
+}
+
+impl Style {
+    /// All styles, best first.
+    pub const ALL: [Self; 3] = [Self::Optimal, Self::Mediocre, Self::Random];
+
+    /// The name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Optimal => "optimal",
+            Self::Mediocre => "mediocre",
+            Self::Random => "random",
+        }
+    }
+}
+
+/// A mediocre questioner thinks of one question in this many, drawn anew each turn, and picks the best.
+const ONE_IN: usize = 8;
+/// Probability that it does not take in an answer.
+const FORGETS: f64 = 0.12;
+/// Probability that it says something that is no question about the item.
+const CHATTERS: f64 = 0.05;
+/// It may guess once this many candidates are left …
+const IMPATIENT_AT: usize = 4;
+/// … with this probability at each turn.
+const IMPATIENCE: f64 = 0.35;
+/// Probability that a random questioner guesses at a turn: a mean of 9 questions.
+const RANDOM_GUESS: f64 = 0.1;
+
+const CHATTER: &[&str] = &[
+    "Hmm, let me think.",
+    "Can you give me a hint?",
+    "What is it used for?",
+    "I have no clue yet.",
+];
+
+/// A policy for [`Elicitation`](super::Elicitation).
+#[derive(Clone, Debug)]
+pub struct Questioner {
+    table: Arc<Table>,
+    config: ElicitationConfig,
+    style: Style,
+    plan: Option<Arc<Plan>>,
+    episode: Episode,
+}
+
+#[derive(Clone, Debug)]
+struct Episode {
+    seed: EpisodeSeed,
+    turn: u32,
+    belief: Belief,
+    /// The attribute that the last turn asked about.
+    asked: Option<usize>,
+}
+
+/// What to say next.
+enum Move {
+    Ask(usize),
+    Guess(usize),
+    Chatter,
+}
+
+impl Questioner {
+    /// A questioner for the task of `config` on `table`. The optimal one solves small tables here, once;
+    /// clones share the plan.
+    pub fn new(style: Style, config: ElicitationConfig, table: Arc<Table>) -> Self {
+        let plan = match style {
+            Style::Optimal => Plan::solve(&table, &config).map(Arc::new),
+            Style::Mediocre | Style::Random => None,
+        };
+        let belief = Belief::uniform(table.items().len());
+        Self {
+            table,
+            config,
+            style,
+            plan,
+            episode: Episode {
+                seed: EpisodeSeed::default(),
+                turn: 0,
+                belief,
+                asked: None,
+            },
+        }
+    }
+
+    /// True if every move is provably the best one.
+    pub fn is_exact(&self) -> bool {
+        self.plan.is_some()
+    }
+
+    fn hear(&mut self, observation: &Observation, stream: &mut Stream) {
+        let answer = observation
+            .messages
+            .last()
+            .and_then(|message| Answer::of_reply(&message.text()));
+        if let (Some(attribute), Some(answer)) = (self.episode.asked.take(), answer) {
+            let forgotten = self.style == Style::Mediocre && stream.chance(FORGETS);
+            if !forgotten {
+                let user = self.believed_user();
+                let belief = &mut self.episode.belief;
+                belief.update(&self.table, user, attribute, answer);
+            }
+        }
+    }
+
+    /// A person takes every answer for true; the others know how reliable the user is.
+    fn believed_user(&self) -> UserModel {
+        match self.style {
+            Style::Mediocre => UserModel::TRUTHFUL,
+            Style::Optimal | Style::Random => self.config.user(),
+        }
+    }
+
+    fn choose(&self, stream: &mut Stream) -> Move {
+        match self.style {
+            Style::Optimal => self.optimal(),
+            Style::Mediocre => self.mediocre(stream),
+            Style::Random => match stream.chance(RANDOM_GUESS) {
+                true => Move::Guess(stream.below(self.table.items().len())),
+                false => Move::Ask(stream.below(self.table.attributes().len())),
+            },
+        }
+    }
+
+    fn optimal(&self) -> Move {
+        let belief = &self.episode.belief;
+        let (item, probability) = belief.best();
+        if let Some(plan) = &self.plan {
+            let possible = belief.probabilities().iter().map(|p| *p > 0.0);
+            return plan.ask(possible).map_or(Move::Guess(item), Move::Ask);
+        }
+        let everything = 0..self.table.attributes().len();
+        let Some((gain, attribute)) = self.most_telling(everything) else {
+            return Move::Guess(item);
+        };
+        // Asking on costs about (bits that are missing) / (bits a question brings) questions.
+        let ElicitationConfig {
+            success_reward,
+            question_cost,
+            ..
+        } = self.config;
+        let asking = success_reward - question_cost * (belief.entropy() / gain).max(1.0);
+        match asking > probability * success_reward {
+            true => Move::Ask(attribute),
+            false => Move::Guess(item),
+        }
+    }
+
+    fn mediocre(&self, stream: &mut Stream) -> Move {
+        let belief = &self.episode.belief;
+        if stream.chance(CHATTERS) {
+            return Move::Chatter;
+        }
+        let candidates = belief.candidates();
+        if candidates == 1 || candidates <= IMPATIENT_AT && stream.chance(IMPATIENCE) {
+            return Move::Guess(belief.sample(stream));
+        }
+        let count = self.table.attributes().len();
+        let thoughts: Vec<usize> = (0..count.div_ceil(ONE_IN))
+            .map(|_| stream.below(count))
+            .collect();
+        match self.most_telling(thoughts.iter().copied()) {
+            Some((_, attribute)) => Move::Ask(attribute),
+            // Nothing that came to mind helps; it asks anyway.
+            None => Move::Ask(thoughts[0]),
+        }
+    }
+
+    /// The attribute whose answer is expected to tell most, and its bits; none if all answers are known.
+    fn most_telling(&self, attributes: impl Iterator<Item = usize>) -> Option<(f64, usize)> {
+        let (belief, user) = (&self.episode.belief, self.believed_user());
+        attributes
+            .map(|attribute| {
+                let gain = belief.expected_gain(&self.table, user, attribute);
+                (gain, attribute)
+            })
+            .filter(|(gain, _)| *gain > 1e-12)
+            .fold(None, |best: Option<(f64, usize)>, one| match best {
+                Some(best) if best.0 >= one.0 => Some(best),
+                _ => Some(one),
+            })
+    }
+}
+
+#[async_trait]
+impl Policy for Questioner {
+    async fn begin(&mut self, seed: EpisodeSeed) -> Result<()> {
+        self.episode = Episode {
+            seed,
+            turn: 0,
+            belief: Belief::uniform(self.table.items().len()),
+            asked: None,
+        };
+        Ok(())
+    }
+
+    async fn act(&mut self, observation: &Observation) -> Result<Message> {
+        self.episode.turn += 1;
+        let mut stream = self.episode.seed.stream(self.episode.turn, "questioner");
+        self.hear(observation, &mut stream);
+        let text = match self.choose(&mut stream) {
+            Move::Ask(attribute) => {
+                self.episode.asked = Some(attribute);
+                let questions = &self.table.attributes()[attribute].questions;
+                stream.choose(questions).cloned().unwrap_or_default()
+            }
+            Move::Guess(item) => format!("My guess is: {}.", self.table.items()[item].name),
+            Move::Chatter => stream
+                .choose(CHATTER)
+                .copied()
+                .unwrap_or_default()
+                .to_owned(),
+        };
+        Ok(Message::assistant(text))
+    }
+}

@@ -1,0 +1,98 @@
+//! Intervals: how sure a reported number is. All are 95 %.
+
+use serde::Serialize;
+use socratiq_envs::Stream;
+
+/// The 97.5 % quantile of the standard normal distribution.
+const Z: f64 = 1.959_963_984_540_054;
+/// Bootstrap resamples: enough that the interval's own noise is below a tenth of its width.
+const RESAMPLES: usize = 2000;
+
+/// An estimate with its 95 % confidence interval.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Estimate {
+    /// The estimate.
+    pub mean: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+}
+
+/// A success rate with its Wilson score interval (Wilson 1927, "Probable inference, the law of succession,
+/// and statistical inference"). `trials` of 0 gives the rate 0 in the interval from 0 to 1.
+pub fn wilson(successes: usize, trials: usize) -> Estimate {
+    if trials == 0 {
+        return Estimate {
+            mean: 0.0,
+            low: 0.0,
+            high: 1.0,
+        };
+    }
+    let (n, rate) = (trials as f64, successes as f64 / trials as f64);
+    let scale = 1.0 + Z * Z / n;
+    let centre = (rate + Z * Z / (2.0 * n)) / scale;
+    let half = Z / scale * (rate * (1.0 - rate) / n + Z * Z / (4.0 * n * n)).sqrt();
+    Estimate {
+        mean: rate,
+        low: (centre - half).max(0.0),
+        high: (centre + half).min(1.0),
+    }
+}
+
+/// A mean with its percentile-bootstrap interval over `values`, which are independent episodes; none for
+/// an empty slice.
+pub fn bootstrap_mean(values: &[f64], stream: &mut Stream) -> Option<Estimate> {
+    if values.is_empty() {
+        return None;
+    }
+    let count = values.len();
+    let mut means: Vec<f64> = (0..RESAMPLES)
+        .map(|_| (0..count).map(|_| values[stream.below(count)]).sum::<f64>() / count as f64)
+        .collect();
+    means.sort_by(f64::total_cmp);
+    let quantile = |share: f64| means[(share * (RESAMPLES - 1) as f64).round() as usize];
+    Some(Estimate {
+        mean: values.iter().sum::<f64>() / count as f64,
+        low: quantile(0.025),
+        high: quantile(0.975),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socratiq_envs::RunSeed;
+
+    #[test]
+    fn wilson_agrees_with_the_textbook() {
+        // R 4.3: prop.test(x, n, correct = FALSE)$conf.int
+        for (successes, trials, low, high) in [
+            (8, 10, 0.490_162_5, 0.943_317_8),
+            (0, 20, 0.0, 0.161_125_2),
+            (50, 100, 0.403_831_5, 0.596_168_5),
+        ] {
+            let estimate = wilson(successes, trials);
+            assert!((estimate.low - low).abs() < 1e-6, "{estimate:?}");
+            assert!((estimate.high - high).abs() < 1e-6, "{estimate:?}");
+        }
+        assert_eq!(wilson(0, 0).high, 1.0);
+    }
+
+    #[test]
+    fn the_bootstrap_interval_has_the_width_of_the_normal_one() {
+        let mut stream = RunSeed(1).stream("test");
+        let values: Vec<f64> = (0..400).map(|_| stream.unit()).collect();
+        let estimate = bootstrap_mean(&values, &mut stream).unwrap();
+        let variance = values
+            .iter()
+            .map(|v| (v - estimate.mean).powi(2))
+            .sum::<f64>()
+            / 400.0;
+        let normal = 2.0 * Z * (variance / 400.0).sqrt();
+        let width = estimate.high - estimate.low;
+        assert!((width / normal - 1.0).abs() < 0.1, "{width} {normal}");
+        assert!(estimate.low < estimate.mean && estimate.mean < estimate.high);
+        assert_eq!(bootstrap_mean(&[], &mut stream), None);
+    }
+}

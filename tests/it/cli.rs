@@ -1,0 +1,260 @@
+//! The command line, from outside.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::support::assert_close;
+
+fn socratiq(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_socratiq"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that needs no input may be gone before it is written.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn succeeds(arguments: &[&str], input: &str) -> String {
+    let output = socratiq(arguments, input);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The command fails, says why in one line that contains `expected`, and prints no data.
+#[track_caller]
+fn fails(arguments: &[&str], expected: &str) {
+    let output = socratiq(arguments, "");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(errors.trim_end().lines().count(), 1, "{errors}");
+    assert!(errors.contains(expected), "{errors}");
+}
+
+#[test]
+fn envs_lists_what_there_is() {
+    let out = succeeds(&["envs"], "");
+    assert!(out.lines().any(|line| line.starts_with("bandit ")));
+    assert!(out.lines().any(|line| line.starts_with("elicitation ")));
+}
+
+#[test]
+fn envs_describes_one_with_a_sample_episode_and_its_baselines() {
+    let arguments = ["envs", "elicitation:table=guess-who", "--episodes", "40"];
+    let out = succeeds(&arguments, "");
+    for expected in [
+        "table = \"guess-who\"",
+        "question_cost = 0.05",
+        "24 items",
+        "⌈log2 24⌉",
+        "agent: Is it",
+        "optimal",
+        "mediocre",
+        "random",
+    ] {
+        assert!(out.contains(expected), "no `{expected}` in:\n{out}");
+    }
+    assert_eq!(out, succeeds(&arguments, ""), "equal seeds, equal output");
+    let other = [
+        "envs",
+        "elicitation:table=guess-who",
+        "--episodes",
+        "40",
+        "--seed",
+        "1",
+    ];
+    assert_ne!(out, succeeds(&other, ""));
+}
+
+#[test]
+fn a_game_can_be_played_from_lines() {
+    let game = |lines: &str| {
+        let arguments = ["play", "elicitation:table=guess-who", "--seed", "7"];
+        succeeds(&arguments, lines)
+    };
+    let out = game("/help\n/items\nIs it a woman?\nhow are you\nIs it Anita?\n");
+    for expected in [
+        "I'm thinking of a person. Which one is it?",
+        "question 1: ",
+        "question 2: +0.00 bits",
+        "The episode is over. Return: ",
+        "Your 2 questions brought",
+        "the optimal questioner found it after",
+    ] {
+        assert!(out.contains(expected), "no `{expected}` in:\n{out}");
+    }
+    assert!(game("Is it a woman?\n").contains("You left; the return so far is -0.05."));
+    assert!(game("/quit\n").contains("You left; the return so far is 0.00."));
+    let cut_off = succeeds(
+        &["play", "elicitation:turn_limit=1", "--seed", "7"],
+        "Is it alive?\n",
+    );
+    assert!(
+        cut_off.contains("That was the last turn. Return: -0.05"),
+        "{cut_off}"
+    );
+    assert!(succeeds(&["play", "bandit"], "blue\n").contains("Return: 1.00"));
+}
+
+#[test]
+fn a_table_of_ones_own_is_played_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("laptop.csv");
+    std::fs::write(
+        &path,
+        "fault,Does it turn on?,Is it hot?\ndead battery,no,no\nblocked fan,yes,yes\nbroken screen,yes,no\n",
+    )
+    .unwrap();
+    let env = format!("elicitation:table={}", path.display());
+    let out = succeeds(&["envs", &env, "--episodes", "30"], "");
+    assert!(
+        out.contains("Table `laptop`") && out.contains("3 items"),
+        "{out}"
+    );
+    let out = succeeds(&["play", &env, "--seed", "1"], "Does it turn on?\n/quit\n");
+    assert!(out.contains("I'm thinking of a fault."), "{out}");
+}
+
+#[test]
+fn exact_prints_the_solution() {
+    let out = succeeds(
+        &["exact", "configs/exact/risky-safe.json", "--beta", "0.1"],
+        "",
+    );
+    let solution: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(solution["deterministic"], false);
+    assert_eq!(solution["tree"], false);
+    assert_eq!(solution["states"]["end"]["V"], 0.0);
+    let risky = &solution["actions"][0];
+    assert_eq!(
+        (&risky["state"], &risky["action"]),
+        (&"start".into(), &"risky".into())
+    );
+    assert_close(risky["policy"].as_f64().unwrap(), 0.450_166, 1e-6);
+    let (q, v) = (
+        risky["Q"].as_f64().unwrap(),
+        solution["states"]["start"]["V"].as_f64().unwrap(),
+    );
+    assert_close(risky["implicit_reward"].as_f64().unwrap(), q - v, 1e-15);
+}
+
+#[test]
+fn exact_refuses_what_is_no_mdp_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = std::fs::read_to_string("configs/exact/risky-safe.json").unwrap();
+    let check = |from: &str, to: &str, expected: &str| {
+        let path = folder.path().join("mdp.json");
+        let bad = good.replacen(from, to, 1);
+        assert_ne!(bad, good, "{from}");
+        std::fs::write(&path, bad).unwrap();
+        fails(
+            &["exact", path.to_str().unwrap(), "--beta", "0.1"],
+            expected,
+        );
+    };
+    check(
+        r#""next": {"end": 1.0}"#,
+        r#""next": {"start": 1.0}"#,
+        "states can come again (start, win)",
+    );
+    check(
+        r#""next": {"end": 1.0}"#,
+        r#""next": {"win": 1.0}"#,
+        "states can come again (win)",
+    );
+    check(
+        r#"{"win": 0.4, "lose": 0.6}"#,
+        r#"{"win": 0.4, "lose": 0.5}"#,
+        "the next-state probabilities of action `risky` of state `start` sum to 0.9 instead of 1",
+    );
+    check(
+        r#""reference": 0.5"#,
+        r#""reference": 0.6"#,
+        "state `start` sum to 1.1 instead of 1",
+    );
+    check(
+        r#""reference": 0.5"#,
+        r#""reference": -0.5"#,
+        "which is not a probability",
+    );
+    check(r#""reference": 0.5"#, r#""reference": NaN"#, "line 11");
+    check(
+        r#""reward": 0.0"#,
+        r#""reward": 1e999"#,
+        "number out of range",
+    );
+    check(
+        r#"{"safe": 1.0}"#,
+        r#"{"sofa": 1.0}"#,
+        "names state `sofa`, which is not in `states`",
+    );
+    check(
+        r#""initial": {"start": 1.0}"#,
+        r#""initial": {"begin": 1.0}"#,
+        "names state `begin`",
+    );
+    check(
+        r#""initial": {"start": 1.0}"#,
+        r#""initial": {}"#,
+        "sum to 0 instead of 1",
+    );
+    check(
+        r#"{"id": "lose", "#,
+        r#"{"id": "win", "#,
+        "state `win` is listed twice",
+    );
+    check(
+        r#""action": "safe""#,
+        r#""action": "risky""#,
+        "`risky` of state `start` is listed twice",
+    );
+    check(
+        r#"{"id": "end", "terminal": true}"#,
+        r#"{"id": "end", "terminal": false}"#,
+        "`end` has no actions",
+    );
+    check(
+        r#"{"id": "safe", "terminal": false}"#,
+        r#"{"id": "safe", "terminal": true}"#,
+        "`safe` is terminal but has actions",
+    );
+    check(
+        r#""terminal": false"#,
+        r#""terminals": false"#,
+        "unknown field `terminals`",
+    );
+    check(r#""states""#, r#""stats""#, "unknown field `stats`");
+    fails(
+        &["exact", "configs/exact/risky-safe.json", "--beta", "0"],
+        "beta is 0: it must be",
+    );
+    fails(
+        &["exact", "configs/exact/risky-safe.json", "--beta", "NaN"],
+        "beta is NaN",
+    );
+    fails(
+        &["exact", "nowhere.json", "--beta", "1"],
+        "cannot read `nowhere.json`",
+    );
+}
+
+#[test]
+fn a_wrong_command_line_says_what_to_do() {
+    let output = socratiq(&["play", "chess"], "");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        errors.contains("there is no environment `chess`"),
+        "{errors}"
+    );
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!socratiq(&["exact", "x.json"], "").status.success());
+}

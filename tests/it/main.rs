@@ -1,0 +1,16 @@
+//! Whole-program tests, in one binary so that they link once.
+
+#![allow(
+    clippy::float_cmp,
+    clippy::unwrap_used,
+    clippy::items_after_statements,
+    reason = "tests compare exact results, fail by panicking, and define things where they are used"
+)]
+
+mod cli;
+mod contract;
+mod elicitation;
+mod exact_theory;
+mod support;
+mod tidy;
+mod token_level;
