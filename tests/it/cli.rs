@@ -56,7 +56,7 @@ fn envs_describes_one_with_a_sample_episode_and_its_baselines() {
         "question_cost = 0.05",
         "24 items",
         "⌈log2 24⌉",
-        "agent: Is it",
+        "agent: My guess is: ",
         "optimal",
         "mediocre",
         "random",
