@@ -23,6 +23,57 @@ pub enum AgentError {
         /// The agent that is to act.
         agent: usize,
     },
+    /// A model's description has a field that is missing, wrong or not supported.
+    #[error("{place}: `{field}`: {problem}")]
+    Config {
+        /// The file.
+        place: String,
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file that cannot be read or written.
+    #[error("{place}: {problem}")]
+    File {
+        /// The file.
+        place: String,
+        /// What is wrong with it, and the remedy where there is one.
+        problem: String,
+    },
+    /// A tensor that is missing from a checkpoint, or of the wrong shape or kind.
+    #[error("{place}: tensor `{tensor}`: {problem}")]
+    Weight {
+        /// The file or folder.
+        place: String,
+        /// The tensor's name.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A sequence that does not fit the model.
+    #[error("{tokens} tokens do not fit the model's context of {limit}: shorten the dialogue")]
+    ContextOverflow {
+        /// How long the sequence is.
+        tokens: usize,
+        /// The longest that fits.
+        limit: usize,
+    },
+    /// Trainable tensors that a loss does not reach.
+    #[error("no gradient reaches {}: training would leave them as they are", .tensors.join(", "))]
+    NoGradient {
+        /// Their names.
+        tensors: Vec<String>,
+    },
+    /// A number that is infinite or none.
+    #[error("{what} is not finite")]
+    NotFinite {
+        /// Which number.
+        what: String,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
     /// Text that the codec cannot turn into tokens, or tokens into text.
     #[error("cannot encode the dialogue: {0}")]
     Encoding(String),

@@ -9,6 +9,8 @@
 
 mod dialogue_mdp;
 mod error;
+pub mod kernels;
+pub mod model;
 mod tokens;
 
 pub use dialogue_mdp::{DialogueMdp, TokenStep};

@@ -11,6 +11,7 @@ mod cli;
 mod contract;
 mod elicitation;
 mod exact_theory;
+mod models;
 mod support;
 mod tidy;
 mod token_level;

@@ -1,0 +1,834 @@
+//! Causal attention with grouped queries, forward and backward, over sequences that lie in pieces.
+//!
+//! A query sees the keys of its own path: the tokens before it in its sequence, itself included, wherever
+//! they are stored. So a packed batch, a tree of dialogues with a common beginning and a cache of many
+//! branches are all the same to this kernel, and no mask matrix exists.
+//!
+//! Keys are taken in blocks of 64, cut at multiples of 64 of their *position*, and a running softmax goes
+//! over the blocks (Milakov and Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135). A
+//! result therefore does not depend, to the last bit, on how a sequence is cut into pieces or on what else
+//! is computed beside it.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
+
+use super::buffer::{Buffer, LINE};
+use super::exp::exp;
+use super::lanes::{self, lane_sum};
+use super::linear::{Rows, arch};
+use super::panel::{Grid, Left, panel_add};
+use super::parallel::{self, Parts};
+
+/// Keys per block.
+const KEYS: usize = 64;
+/// Query rows per task.
+const QUERIES: usize = 128;
+/// Query rows times heads per step.
+const STEP: usize = 48;
+
+/// The heads of an attention layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heads {
+    /// Heads of q.
+    pub queries: usize,
+    /// Heads of k and of v; each serves `queries / keys` heads of q.
+    pub keys: usize,
+    /// Entries of one head.
+    pub dim: usize,
+    /// How many tokens back a query sees, itself included; all if none.
+    pub window: Option<usize>,
+}
+
+impl Heads {
+    fn group(self) -> usize {
+        self.queries / self.keys
+    }
+
+    /// Entries of a head in scratch memory.
+    fn padded(self) -> usize {
+        self.dim.next_multiple_of(LINE)
+    }
+
+    fn scale(self) -> f32 {
+        1.0 / (self.dim as f32).sqrt()
+    }
+
+    /// The positions that a query at `position` sees.
+    fn seen(self, position: usize) -> Range<usize> {
+        let first = self
+            .window
+            .map_or(0, |window| (position + 1).saturating_sub(window));
+        first..position + 1
+    }
+}
+
+/// A stretch of a path: keys and values of some tokens, `[n, keys · dim]` each.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    /// One row a token.
+    pub keys: Rows<'a>,
+    /// One row a token.
+    pub values: Rows<'a>,
+}
+
+/// Queries of one sequence, at consecutive positions, and the path that they see.
+#[derive(Clone, Debug)]
+pub struct Job<'a> {
+    /// Rows `[n, queries · dim]`.
+    pub queries: Rows<'a>,
+    /// The position of the first of them.
+    pub first_position: usize,
+    /// The path from position 0 on, up to and including the last query's own key.
+    pub path: Vec<Span<'a>>,
+}
+
+/// Memory of a task, kept for the next one on the same thread.
+#[derive(Default)]
+struct Scratch {
+    queries: Buffer,
+    out: Buffer,
+    scores: Buffer,
+    keys: Buffer,
+    keys_transposed: Buffer,
+    values: Buffer,
+    values_transposed: Buffer,
+    sums: Vec<[f32; 2]>,
+    slopes: Buffer,
+    out_slopes: Buffer,
+    query_slopes: Buffer,
+    key_slopes: Buffer,
+    value_slopes: Buffer,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// `softmax(q kᵀ / √dim) v` for every job; `out` `[T, queries · dim]` and, where it is wanted, the logarithm
+/// of each softmax's denominator `[T, queries]`. T runs over the queries of all jobs in order.
+pub fn forward(heads: Heads, jobs: &[Job<'_>], out: &mut [f32], log_sums: Option<&mut [f32]>) {
+    let mut tasks = Vec::new();
+    let mut first_row = 0;
+    for job in jobs {
+        for rows in parallel::split(job.queries.len(), usize::MAX, QUERIES) {
+            for head in 0..heads.keys {
+                tasks.push((job, first_row, rows.clone(), head));
+            }
+        }
+        first_row += job.queries.len();
+    }
+    let (out, log_sums) = (Parts::new(out), log_sums.map(Parts::new));
+    parallel::run(tasks.len(), |index| {
+        let (job, first_row, rows, head) = tasks[index].clone();
+        SCRATCH.with_borrow_mut(|scratch| {
+            arch().dispatch(Forward {
+                heads,
+                job,
+                rows: rows.clone(),
+                head,
+                scratch,
+            });
+            let (group, padded) = (heads.group(), heads.padded());
+            for row in 0..rows.len() {
+                let target = first_row + rows.start + row;
+                for member in 0..group {
+                    let (at, query) = (row * group + member, head * group + member);
+                    let start = target * heads.queries * heads.dim + query * heads.dim;
+                    let [highest, sum] = scratch.sums[at];
+                    // SAFETY: every row and head is written by one task.
+                    let (out, log_sum) = unsafe {
+                        let log_sum = target * heads.queries + query;
+                        (
+                            out.range(start..start + heads.dim),
+                            log_sums.map(|sums| sums.range(log_sum..log_sum + 1)),
+                        )
+                    };
+                    for (out, value) in out.iter_mut().zip(&scratch.out[at * padded..]) {
+                        *out = value / sum;
+                    }
+                    for log_sum in log_sum.into_iter().flatten() {
+                        *log_sum = highest + sum.ln();
+                    }
+                }
+            }
+        });
+    });
+}
+
+struct Forward<'a> {
+    heads: Heads,
+    job: &'a Job<'a>,
+    rows: Range<usize>,
+    /// Which head of k and v.
+    head: usize,
+    scratch: &'a mut Scratch,
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            heads,
+            job,
+            rows,
+            head,
+            scratch,
+        } = self;
+        let (group, padded) = (heads.group(), heads.padded());
+        let count = rows.len() * group;
+        let first = job.first_position + rows.start;
+
+        gather_heads(
+            heads,
+            job.queries.slice(rows.clone()),
+            head,
+            heads.scale(),
+            &mut scratch.queries,
+        );
+        scratch.out.reuse_zeroed(count * padded);
+        scratch.scores.reuse(STEP * KEYS);
+        scratch.sums.clear();
+        scratch.sums.resize(count, [f32::NEG_INFINITY, 0.0]);
+
+        let start = heads.seen(first).start / KEYS;
+        let end = (first + rows.len()).div_ceil(KEYS);
+        let mut cursor = Cursor::default();
+        for base in (start * KEYS..end * KEYS).step_by(KEYS) {
+            cursor.gather(heads, &job.path, head, base, scratch);
+            for step in (0..count).step_by(STEP) {
+                let at = step..count.min(step + STEP);
+                let seen = |at: usize| in_block(heads.seen(first + at / group), base);
+                if seen(at.start).start >= seen(at.end - 1).end {
+                    continue;
+                }
+                let numbers = at.start * padded..at.end * padded;
+                let scores = &mut scratch.scores[..at.len() * KEYS];
+                scores.fill(0.0);
+                panel_add(
+                    simd,
+                    [at.len(), heads.dim, KEYS],
+                    by_rows(&scratch.queries[numbers.clone()], padded),
+                    grid(&scratch.keys_transposed, KEYS),
+                    grid_mut(scores, KEYS),
+                );
+                let out = &mut scratch.out[numbers];
+                let states = scratch.sums[at.clone()]
+                    .iter_mut()
+                    .zip(out.chunks_exact_mut(padded));
+                for ((at, scores), (sums, out)) in
+                    at.clone().zip(scores.chunks_exact_mut(KEYS)).zip(states)
+                {
+                    let seen = seen(at);
+                    if seen.is_empty() {
+                        scores.fill(0.0);
+                        continue;
+                    }
+                    // The running softmax: what was summed so far is rescaled when a higher score comes.
+                    let [highest, sum] = *sums;
+                    let new_highest = highest.max(lanes::highest(simd, &scores[seen.clone()]));
+                    weigh(scores, seen, new_highest);
+                    let added = lanes::sum(simd, scores);
+                    if new_highest > highest {
+                        let rescale = exp(highest - new_highest);
+                        *sums = [new_highest, sum * rescale + added];
+                        out.iter_mut().for_each(|out| *out *= rescale);
+                    } else {
+                        sums[1] = sum + added;
+                    }
+                }
+                panel_add(
+                    simd,
+                    [at.len(), KEYS, padded],
+                    by_rows(scores, KEYS),
+                    grid(&scratch.values, padded),
+                    grid_mut(out, padded),
+                );
+            }
+        }
+    }
+}
+
+/// `e^(score − highest)` for the keys that are seen, 0 for the others.
+#[inline(always)]
+fn weigh(scores: &mut [f32], seen: Range<usize>, highest: f32) {
+    if seen.len() == KEYS {
+        scores
+            .iter_mut()
+            .for_each(|score| *score = exp(*score - highest));
+    } else {
+        for (key, score) in scores.iter_mut().enumerate() {
+            let weight = exp(*score - highest);
+            *score = if key >= seen.start && key < seen.end {
+                weight
+            } else {
+                0.0
+            };
+        }
+    }
+}
+
+/// The part of `seen` that lies in the block at `base`, counted from there.
+fn in_block(seen: Range<usize>, base: usize) -> Range<usize> {
+    let within = |position: usize| position.saturating_sub(base).min(KEYS);
+    within(seen.start)..within(seen.end)
+}
+
+/// The heads of q that `head` of k serves, times `scale`: `[rows · group, padded]`.
+#[inline(always)]
+fn gather_heads(heads: Heads, rows: Rows<'_>, head: usize, scale: f32, into: &mut Buffer) {
+    let (group, padded, dim) = (heads.group(), heads.padded(), heads.dim);
+    let into = into.reuse_zeroed(rows.len() * group * padded);
+    for (row, into) in into.chunks_exact_mut(group * padded).enumerate() {
+        let row = &rows.row(row)[head * group * dim..][..group * dim];
+        for (into, from) in into.chunks_exact_mut(padded).zip(row.chunks_exact(dim)) {
+            for (into, from) in into.iter_mut().zip(from) {
+                *into = from * scale;
+            }
+        }
+    }
+}
+
+/// Where a walk along a path has arrived.
+#[derive(Default)]
+struct Cursor {
+    span: usize,
+    /// The position at which that span begins.
+    start: usize,
+}
+
+impl Cursor {
+    /// Copies the keys and values at `base..base + 64`, zeros where the path is over: keys transposed to
+    /// `[dim, 64]`, and both as `[64, padded]`. Bases must not descend.
+    #[inline(always)]
+    fn gather(
+        &mut self,
+        heads: Heads,
+        path: &[Span<'_>],
+        head: usize,
+        base: usize,
+        scratch: &mut Scratch,
+    ) {
+        let (padded, dim) = (heads.padded(), heads.dim);
+        let columns = head * dim..(head + 1) * dim;
+        let transposed = scratch.keys_transposed.reuse(dim * KEYS);
+        let values = scratch.values.reuse_zeroed(KEYS * padded);
+        let mut filled = 0;
+        while filled < KEYS
+            && let Some(span) = path.get(self.span)
+        {
+            let offset = base + filled - self.start;
+            let here = span.keys.len().saturating_sub(offset).min(KEYS - filled);
+            for row in offset..offset + here {
+                let key = &span.keys.row(row)[columns.clone()];
+                for (into, key) in transposed[filled..].iter_mut().step_by(KEYS).zip(key) {
+                    *into = *key;
+                }
+                values[filled * padded..][..dim]
+                    .copy_from_slice(&span.values.row(row)[columns.clone()]);
+                filled += 1;
+            }
+            if offset + here == span.keys.len() {
+                self.start += span.keys.len();
+                self.span += 1;
+            }
+        }
+        if filled < KEYS {
+            for row in transposed.chunks_exact_mut(KEYS) {
+                row[filled..].fill(0.0);
+            }
+        }
+    }
+}
+
+/// A packed batch for the backward pass: rows of q, k and v, and which rows each segment sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed<'a> {
+    /// `[T, (queries + 2 keys) · dim]`: q, k and v of each token.
+    pub qkv: &'a [f32],
+    /// `[T, queries · dim]`: what the forward pass gave.
+    pub out: &'a [f32],
+    /// `[T, queries]`.
+    pub log_sums: &'a [f32],
+    /// `[T, queries · dim]`: the gradient by `out`.
+    pub out_slope: &'a [f32],
+    /// One entry per tree, of one entry per segment: the ranges of rows along its path, its own last.
+    pub trees: &'a [Vec<Vec<Range<usize>>>],
+}
+
+/// The gradient by q, k and v, which replaces `slope` `[T, (queries + 2 keys) · dim]`.
+pub fn backward(heads: Heads, batch: Packed<'_>, slope: &mut [f32]) {
+    slope.fill(0.0);
+    let slope = Parts::new(slope);
+    parallel::run(batch.trees.len() * heads.keys, |task| {
+        // A tree's keys collect gradients from all its segments, so one task has them all.
+        let (tree, head) = (&batch.trees[task / heads.keys], task % heads.keys);
+        SCRATCH.with_borrow_mut(|scratch| {
+            for path in tree {
+                arch().dispatch(Backward {
+                    heads,
+                    batch,
+                    path,
+                    head,
+                    slope,
+                    scratch,
+                });
+            }
+        });
+    });
+}
+
+struct Backward<'a> {
+    heads: Heads,
+    batch: Packed<'a>,
+    path: &'a [Range<usize>],
+    head: usize,
+    slope: Parts<'a>,
+    scratch: &'a mut Scratch,
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    #[allow(clippy::too_many_lines, reason = "one algorithm, in numbered steps")]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            heads,
+            batch,
+            path,
+            head,
+            slope,
+            scratch,
+        } = self;
+        let Some(own) = path.last().cloned() else {
+            return;
+        };
+        let (group, padded, dim) = (heads.group(), heads.padded(), heads.dim);
+        let (q_width, stride) = (heads.queries * dim, (heads.queries + 2 * heads.keys) * dim);
+        let columns = |start: usize, width: usize| Rows {
+            data: &batch.qkv[start..],
+            stride,
+            width,
+        };
+        let kv_width = heads.keys * dim;
+        let spans: Vec<Span<'_>> = path
+            .iter()
+            .map(|rows| Span {
+                keys: columns(q_width, kv_width).slice(rows.clone()),
+                values: columns(q_width + kv_width, kv_width).slice(rows.clone()),
+            })
+            .collect();
+        let first: usize = path[..path.len() - 1].iter().map(Range::len).sum();
+        let count = own.len() * group;
+
+        // 1. The queries, the gradients of their results, and Σ out · slope of each.
+        gather_heads(
+            heads,
+            columns(0, q_width).slice(own.clone()),
+            head,
+            heads.scale(),
+            &mut scratch.queries,
+        );
+        let results = |data| Rows::new(data, q_width).slice(own.clone());
+        gather_heads(
+            heads,
+            results(batch.out_slope),
+            head,
+            1.0,
+            &mut scratch.out_slopes,
+        );
+        gather_heads(heads, results(batch.out), head, 1.0, &mut scratch.out);
+        scratch.sums.clear();
+        for at in 0..count {
+            let numbers = at * padded..(at + 1) * padded;
+            let level = lane_sum(
+                &scratch.out[numbers.clone()],
+                &scratch.out_slopes[numbers],
+                |a, b| a * b,
+            );
+            let row = own.start + at / group;
+            scratch.sums.push([
+                batch.log_sums[row * heads.queries + head * group + at % group],
+                level,
+            ]);
+        }
+        scratch.query_slopes.reuse_zeroed(count * padded);
+        scratch.scores.reuse(STEP * KEYS);
+        scratch.slopes.reuse(STEP * KEYS);
+
+        let start = heads.seen(first).start / KEYS;
+        let end = (first + own.len()).div_ceil(KEYS);
+        let mut cursor = Cursor::default();
+        for base in (start * KEYS..end * KEYS).step_by(KEYS) {
+            // 2. A block of keys and values, both ways round.
+            cursor.gather(heads, &spans, head, base, scratch);
+            transpose(
+                &scratch.keys_transposed,
+                KEYS,
+                scratch.keys.reuse_zeroed(KEYS * padded),
+                padded,
+            );
+            let keys = &scratch.keys;
+            transpose(
+                &scratch.values,
+                padded,
+                scratch.values_transposed.reuse(padded * KEYS),
+                KEYS,
+            );
+            let values_transposed = &scratch.values_transposed;
+            let key_slopes = scratch.key_slopes.reuse_zeroed(KEYS * padded);
+            let value_slopes = scratch.value_slopes.reuse_zeroed(KEYS * padded);
+
+            for step in (0..count).step_by(STEP) {
+                let rows = step..count.min(step + STEP);
+                let seen = |at: usize| in_block(heads.seen(first + at / group), base);
+                if seen(rows.start).start >= seen(rows.end - 1).end {
+                    continue;
+                }
+                // 3. The weights of the softmax again, and the gradient by the scores.
+                let numbers = rows.start * padded..rows.end * padded;
+                let queries = &scratch.queries[numbers.clone()];
+                let out_slopes = &scratch.out_slopes[numbers.clone()];
+                let scores = &mut scratch.scores[..rows.len() * KEYS];
+                let slopes = &mut scratch.slopes[..rows.len() * KEYS];
+                scores.fill(0.0);
+                slopes.fill(0.0);
+                let shape = [rows.len(), dim, KEYS];
+                let keys_turned = grid(&scratch.keys_transposed, KEYS);
+                panel_add(
+                    simd,
+                    shape,
+                    by_rows(queries, padded),
+                    keys_turned,
+                    grid_mut(scores, KEYS),
+                );
+                let values_turned = grid(values_transposed, KEYS);
+                panel_add(
+                    simd,
+                    shape,
+                    by_rows(out_slopes, padded),
+                    values_turned,
+                    grid_mut(slopes, KEYS),
+                );
+                for ((at, scores), slopes) in rows
+                    .clone()
+                    .zip(scores.chunks_exact_mut(KEYS))
+                    .zip(slopes.chunks_exact_mut(KEYS))
+                {
+                    let [log_sum, level] = scratch.sums[at];
+                    weigh(scores, seen(at), log_sum);
+                    for (slope, weight) in slopes.iter_mut().zip(scores) {
+                        *slope = *weight * (*slope - level);
+                    }
+                }
+                // 4. From there to q, k and v.
+                let turned = |data| Left {
+                    data,
+                    row_step: 1,
+                    column_step: KEYS,
+                };
+                let query_slopes = grid_mut(&mut scratch.query_slopes[numbers], padded);
+                let shape = [rows.len(), KEYS, padded];
+                panel_add(
+                    simd,
+                    shape,
+                    by_rows(slopes, KEYS),
+                    grid(keys, padded),
+                    query_slopes,
+                );
+                let shape = [KEYS, rows.len(), padded];
+                let (out_slopes, queries) = (grid(out_slopes, padded), grid(queries, padded));
+                panel_add(
+                    simd,
+                    shape,
+                    turned(scores),
+                    out_slopes,
+                    grid_mut(value_slopes, padded),
+                );
+                panel_add(
+                    simd,
+                    shape,
+                    turned(slopes),
+                    queries,
+                    grid_mut(key_slopes, padded),
+                );
+            }
+
+            // 5. The block's keys and values collect from every segment that sees them.
+            let mut position = 0;
+            for rows in path {
+                for row in rows.clone() {
+                    if let Some(at) = position_in(position, base) {
+                        let k = row * stride + q_width + head * dim;
+                        for (at_column, from) in [(k, &key_slopes), (k + kv_width, &value_slopes)] {
+                            // SAFETY: this task alone writes this head of this tree's rows.
+                            let into = unsafe { slope.range(at_column..at_column + dim) };
+                            for (into, from) in into.iter_mut().zip(&from[at * padded..]) {
+                                *into += from;
+                            }
+                        }
+                    }
+                    position += 1;
+                }
+            }
+        }
+        for (at, from) in scratch.query_slopes.chunks_exact(padded).enumerate() {
+            let start = (own.start + at / group) * stride + (head * group + at % group) * dim;
+            // SAFETY: as above.
+            let into = unsafe { slope.range(start..start + dim) };
+            for (into, from) in into.iter_mut().zip(from) {
+                *into = from * heads.scale();
+            }
+        }
+    }
+}
+
+fn by_rows(data: &[f32], row_step: usize) -> Left<'_> {
+    Left {
+        data,
+        row_step,
+        column_step: 1,
+    }
+}
+
+fn grid(data: &[f32], step: usize) -> Grid<&[f32]> {
+    Grid { data, step }
+}
+
+fn grid_mut(data: &mut [f32], step: usize) -> Grid<&mut [f32]> {
+    Grid { data, step }
+}
+
+/// Where in the block at `base` a position is.
+fn position_in(position: usize, base: usize) -> Option<usize> {
+    position.checked_sub(base).filter(|at| *at < KEYS)
+}
+
+/// `from` in rows of `from_width` to `into` in rows of `into_width`, rows becoming columns.
+#[inline(always)]
+fn transpose(from: &[f32], from_width: usize, into: &mut [f32], into_width: usize) {
+    for (column, row) in from.chunks_exact(from_width).enumerate() {
+        for (into, from) in into[column..].iter_mut().step_by(into_width).zip(row) {
+            *into = *from;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, dot, finite_differences, numbers};
+    use super::*;
+
+    /// The definition, in f64: every query over the keys that it sees. `seen(t)` lists rows.
+    fn slow(heads: Heads, qkv: &[f32], seen: &dyn Fn(usize) -> Vec<usize>) -> (Vec<f64>, Vec<f64>) {
+        let (dim, stride) = (heads.dim, (heads.queries + 2 * heads.keys) * heads.dim);
+        let (mut out, mut log_sums) = (Vec::new(), Vec::new());
+        for t in 0..qkv.len() / stride {
+            for query in 0..heads.queries {
+                let key_head = query / heads.group();
+                let q = &qkv[t * stride + query * dim..][..dim];
+                let k = |row: usize| &qkv[row * stride + (heads.queries + key_head) * dim..][..dim];
+                let v = |row: usize| {
+                    &qkv[row * stride + (heads.queries + heads.keys + key_head) * dim..][..dim]
+                };
+                let rows = seen(t);
+                let weights: Vec<f64> = rows
+                    .iter()
+                    .map(|row| (dot(q, k(*row)) / (dim as f64).sqrt()).exp())
+                    .collect();
+                let total: f64 = weights.iter().sum();
+                log_sums.push(total.ln());
+                out.extend((0..dim).map(|d| {
+                    let terms = rows
+                        .iter()
+                        .zip(&weights)
+                        .map(|(row, w)| w * f64::from(v(*row)[d]));
+                    terms.sum::<f64>() / total
+                }));
+            }
+        }
+        (out, log_sums)
+    }
+
+    #[allow(
+        clippy::single_range_in_vec_init,
+        reason = "paths of one range are meant"
+    )]
+    /// A tree: a root, two branches of it, a branch of the first branch; and another sequence.
+    const TREES: [&[&[Range<usize>]]; 2] = [
+        &[
+            &[0..70],
+            &[0..70, 70..75],
+            &[0..70, 75..145],
+            &[0..70, 70..75, 145..150],
+        ],
+        &[&[150..153]],
+    ];
+
+    fn paths() -> Vec<Vec<Vec<Range<usize>>>> {
+        TREES
+            .iter()
+            .map(|tree| tree.iter().map(|path| path.to_vec()).collect())
+            .collect()
+    }
+
+    fn seen(window: Option<usize>, t: usize) -> Vec<usize> {
+        let path = TREES
+            .iter()
+            .flat_map(|tree| *tree)
+            .find(|path| path.last().unwrap().contains(&t))
+            .unwrap();
+        let rows: Vec<usize> = path
+            .iter()
+            .cloned()
+            .flatten()
+            .take_while(|row| *row <= t)
+            .collect();
+        rows[rows.len().saturating_sub(window.unwrap_or(rows.len()))..].to_vec()
+    }
+
+    fn jobs(heads: Heads, qkv: &[f32]) -> Vec<Job<'_>> {
+        let stride = (heads.queries + 2 * heads.keys) * heads.dim;
+        let (q, kv) = (heads.queries * heads.dim, heads.keys * heads.dim);
+        let columns = |start: usize, width| Rows {
+            data: &qkv[start..],
+            stride,
+            width,
+        };
+        let mut jobs: Vec<(usize, Job<'_>)> = TREES
+            .iter()
+            .flat_map(|tree| *tree)
+            .map(|path| {
+                let own = path.last().unwrap().clone();
+                let job = Job {
+                    queries: columns(0, q).slice(own.clone()),
+                    first_position: path[..path.len() - 1].iter().map(Range::len).sum(),
+                    path: path
+                        .iter()
+                        .map(|rows| Span {
+                            keys: columns(q, kv).slice(rows.clone()),
+                            values: columns(q + kv, kv).slice(rows.clone()),
+                        })
+                        .collect(),
+                };
+                (own.start, job)
+            })
+            .collect();
+        jobs.sort_by_key(|(start, _)| *start);
+        jobs.into_iter().map(|(_, job)| job).collect()
+    }
+
+    fn run(heads: Heads, qkv: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let mut out = vec![0.0; 153 * heads.queries * heads.dim];
+        let mut log_sums = vec![0.0; 153 * heads.queries];
+        forward(heads, &jobs(heads, qkv), &mut out, Some(&mut log_sums));
+        (out, log_sums)
+    }
+
+    const CASES: [Heads; 4] = [
+        Heads {
+            queries: 4,
+            keys: 2,
+            dim: 16,
+            window: None,
+        },
+        Heads {
+            queries: 2,
+            keys: 2,
+            dim: 20,
+            window: Some(13),
+        },
+        Heads {
+            queries: 3,
+            keys: 1,
+            dim: 5,
+            window: Some(66),
+        },
+        Heads {
+            queries: 7,
+            keys: 1,
+            dim: 80,
+            window: None,
+        },
+    ];
+
+    #[test]
+    fn values_equal_the_definition_on_trees_and_windows() {
+        for heads in CASES {
+            let qkv = numbers(1, 153 * (heads.queries + 2 * heads.keys) * heads.dim);
+            let (out, log_sums) = run(heads, &qkv);
+            let (expected, expected_sums) = slow(heads, &qkv, &|t| seen(heads.window, t));
+            assert_close(&out, &expected, 2e-6);
+            assert_close(&log_sums, &expected_sums, 1e-6);
+        }
+    }
+
+    #[test]
+    fn results_do_not_depend_on_how_a_path_is_cut_or_how_many_queries_there_are() {
+        let heads = Heads {
+            queries: 4,
+            keys: 2,
+            dim: 16,
+            window: None,
+        };
+        let qkv = numbers(1, 153 * 8 * 16);
+        let (out, _) = run(heads, &qkv);
+        // The last query of the third segment alone, its path cut into single tokens.
+        let whole = &jobs(heads, &qkv)[2];
+        let single = |rows: Rows<'_>| (0..rows.len()).map(|r| r..r + 1).collect::<Vec<_>>();
+        let job = Job {
+            queries: whole.queries.slice(69..70),
+            first_position: whole.first_position + 69,
+            path: whole
+                .path
+                .iter()
+                .flat_map(|span| {
+                    single(span.keys).into_iter().map(|row| Span {
+                        keys: span.keys.slice(row.clone()),
+                        values: span.values.slice(row),
+                    })
+                })
+                .collect(),
+        };
+        let mut alone = vec![0.0; 64];
+        forward(heads, &[job], &mut alone, None);
+        assert_eq!(alone, out[144 * 64..145 * 64]);
+    }
+
+    #[test]
+    fn backward_is_the_gradient() {
+        for heads in CASES {
+            let stride = (heads.queries + 2 * heads.keys) * heads.dim;
+            let qkv = numbers(1, 153 * stride);
+            let out_slope = numbers(2, 153 * heads.queries * heads.dim);
+            let (out, log_sums) = run(heads, &qkv);
+            let mut slope = vec![5.0; qkv.len()];
+            let trees = paths();
+            let batch = Packed {
+                qkv: &qkv,
+                out: &out,
+                log_sums: &log_sums,
+                out_slope: &out_slope,
+                trees: &trees,
+            };
+            backward(heads, batch, &mut slope);
+            // Directional derivatives along single rows: one for a row of each segment.
+            for row in [0, 3, 69, 72, 75, 144, 147, 151] {
+                let direction = numbers(row as u64, stride);
+                let expected = finite_differences(&[0.0], 1e-2, |step| {
+                    let mut moved = qkv.clone();
+                    for (moved, direction) in moved[row * stride..].iter_mut().zip(&direction) {
+                        *moved += step[0] * direction;
+                    }
+                    dot(&run(heads, &moved).0, &out_slope)
+                });
+                let along = dot(&slope[row * stride..][..stride], &direction);
+                assert_close(&[along as f32], &expected, 3e-3);
+            }
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! `x Wᵀ`: rows of activations against rows of weights, for one row as for thousands.
+//!
+//! Every output is one dot product whose terms are added in one fixed order, however many rows there are
+//! and however the work is cut. So a row's result does not depend on its neighbours, to the last bit:
+//! decoding alone, in a batch, or all at once gives the same numbers.
+//!
+//! The weights are read once for up to four rows and the next ones fetched meanwhile, so few rows run at
+//! the speed of memory, and many at that of arithmetic.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+
+use super::buffer::LINE;
+use super::parallel::{self, Parts};
+
+/// A matrix in rows, possibly some columns of a wider one.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// The numbers, from the first of the first row.
+    pub data: &'a [f32],
+    /// How far one row is from the next.
+    pub stride: usize,
+    /// How many numbers of a row count.
+    pub width: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows that follow each other without gaps.
+    pub fn new(data: &'a [f32], width: usize) -> Self {
+        Self {
+            data,
+            stride: width,
+            width,
+        }
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        match self.data.len() {
+            0 => 0,
+            len => (len + self.stride).saturating_sub(self.width) / self.stride,
+        }
+    }
+
+    /// True if there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Row number `index`.
+    pub fn row(&self, index: usize) -> &'a [f32] {
+        &self.data[index * self.stride..][..self.width]
+    }
+
+    /// Some of the rows.
+    #[must_use]
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        let end = match rows.is_empty() {
+            true => rows.start * self.stride,
+            false => (rows.end - 1) * self.stride + self.width,
+        };
+        Self {
+            data: &self.data[(rows.start * self.stride).min(end)..end],
+            ..*self
+        }
+    }
+}
+
+/// Where results go: some columns of a matrix in rows.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// The numbers, from the first of the first row.
+    pub data: &'a mut [f32],
+    /// How far one row is from the next.
+    pub stride: usize,
+    /// What happens to what is there.
+    pub write: Write,
+}
+
+/// What happens to the numbers that a result is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// They are replaced.
+    Set,
+    /// The result is added to them.
+    Add,
+}
+
+impl<'a> Target<'a> {
+    /// Replaces rows of `width` numbers.
+    pub fn set(data: &'a mut [f32], width: usize) -> Self {
+        Self {
+            data,
+            stride: width,
+            write: Write::Set,
+        }
+    }
+
+    /// Adds to rows of `width` numbers.
+    pub fn add(data: &'a mut [f32], width: usize) -> Self {
+        Self {
+            data,
+            stride: width,
+            write: Write::Add,
+        }
+    }
+}
+
+/// Rows of weights per tile, and rows of activations: as many sums as registers hold.
+const TILE: usize = 6;
+const ROWS: usize = 4;
+
+/// Activations of about this many numbers stay in the second-level cache.
+const CACHED: usize = 192 * 1024;
+
+/// `out = x Wᵀ + bias`, or adds it: `x` `[M, K]`, `weight` `[N, K]` in rows, `bias` `[N]`, `out` `[M, N]`.
+pub fn linear(x: Rows<'_>, weight: &[f32], bias: Option<&[f32]>, out: Target<'_>) {
+    let width = x.width;
+    let outputs = weight.len() / width.max(1);
+    let rows = x.len();
+    let destination = Destination::new(out, rows, outputs);
+    let parts = match rows * weight.len() {
+        // Waking the threads would take longer.
+        0..20_000 => 1,
+        _ => parallel::default_parts(),
+    };
+    parallel::run_ranges(outputs, parts, TILE, |range| {
+        let tiles = Tiles {
+            x,
+            weight: &weight[range.start * width..range.end * width],
+            bias: bias.map(|bias| &bias[range.clone()]),
+            first_output: range.start,
+            out: &destination,
+        };
+        arch().dispatch(tiles);
+    });
+}
+
+/// The instructions that this machine has.
+pub(super) fn arch() -> Arch {
+    static ARCH: std::sync::LazyLock<Arch> = std::sync::LazyLock::new(Arch::new);
+    *ARCH
+}
+
+/// Some outputs of every row, in several tasks at once.
+pub(super) struct Destination<'a> {
+    parts: Parts<'a>,
+    stride: usize,
+    write: Write,
+}
+
+impl<'a> Destination<'a> {
+    pub(super) fn new(out: Target<'a>, rows: usize, outputs: usize) -> Self {
+        assert!(
+            rows == 0 || out.data.len() >= (rows - 1) * out.stride + outputs,
+            "{rows} rows of {outputs} do not fit {} numbers at a stride of {}",
+            out.data.len(),
+            out.stride
+        );
+        Self {
+            parts: Parts::new(out.data),
+            stride: out.stride,
+            write: out.write,
+        }
+    }
+
+    /// # Safety
+    /// No two tasks may write the same output.
+    #[inline(always)]
+    pub(super) unsafe fn put(&self, row: usize, output: usize, value: f32) {
+        let at = row * self.stride + output;
+        // SAFETY: the caller promises that this number is no other task's.
+        for number in unsafe { self.parts.range(at..at + 1) } {
+            match self.write {
+                Write::Set => *number = value,
+                Write::Add => *number += value,
+            }
+        }
+    }
+}
+
+/// The outputs `first_output..` of all rows.
+pub(super) struct Tiles<'a> {
+    pub(super) x: Rows<'a>,
+    pub(super) weight: &'a [f32],
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) first_output: usize,
+    pub(super) out: &'a Destination<'a>,
+}
+
+impl WithSimd for Tiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (width, rows) = (self.x.width, self.x.len());
+        let outputs = self.weight.len() / width;
+        let block = (CACHED / width / ROWS * ROWS).max(ROWS);
+        for block_start in (0..rows).step_by(block) {
+            let block_end = rows.min(block_start + block);
+            let passes = (block_end - block_start).div_ceil(ROWS);
+            for tile in (0..outputs).step_by(TILE) {
+                for pass in 0..passes {
+                    let row = block_start + pass * ROWS;
+                    // Each pass fetches its share of the next tile, the first time it is met.
+                    let fetch = match block_start {
+                        0 => TILE * pass / passes..TILE * (pass + 1) / passes,
+                        _ => 0..0,
+                    };
+                    match block_end - row {
+                        4.. => self.tiles::<S, 4>(simd, outputs, tile, row, fetch),
+                        3 => self.tiles::<S, 3>(simd, outputs, tile, row, fetch),
+                        2 => self.tiles::<S, 2>(simd, outputs, tile, row, fetch),
+                        _ => self.tiles::<S, 1>(simd, outputs, tile, row, fetch),
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Tiles<'_> {
+    /// The outputs from `output` on, up to a whole tile, of `X` rows.
+    #[inline(always)]
+    fn tiles<S: Simd, const X: usize>(
+        &self,
+        simd: S,
+        outputs: usize,
+        mut output: usize,
+        row: usize,
+        fetch: Range<usize>,
+    ) {
+        if outputs - output >= TILE {
+            self.tile::<S, TILE, X>(simd, output, row, fetch);
+            return;
+        }
+        while outputs - output >= 2 {
+            self.tile::<S, 2, X>(simd, output, row, 0..0);
+            output += 2;
+        }
+        if output < outputs {
+            self.tile::<S, 1, X>(simd, output, row, 0..0);
+        }
+    }
+
+    /// The dot products of `W` rows of weights from `output` on with `X` rows of activations from `row` on.
+    #[inline(always)]
+    fn tile<S: Simd, const W: usize, const X: usize>(
+        &self,
+        simd: S,
+        output: usize,
+        row: usize,
+        fetch: Range<usize>,
+    ) {
+        let (width, stride) = (self.x.width, self.x.stride);
+        let weights = &self.weight[output * width..][..W * width];
+        let activations = &self.x.data[row * stride..][..(X - 1) * stride + width];
+        let (w, x) = (weights.as_ptr(), activations.as_ptr());
+        let whole = width / S::F32_LANES;
+        let lines = fetch.len();
+        let ahead = w.wrapping_add((W + fetch.start) * width);
+
+        let mut sums = [[simd.splat_f32s(0.0); X]; W];
+        for step in 0..whole {
+            let at = step * S::F32_LANES;
+            if at % LINE == 0 {
+                for line in 0..lines {
+                    prefetch(
+                        ahead.wrapping_add((step * S::F32_LANES / LINE * lines + line) * LINE),
+                    );
+                }
+            }
+            let mut right = [simd.splat_f32s(0.0); X];
+            for (index, right) in right.iter_mut().enumerate() {
+                // SAFETY: `index < X` and `at + LANES <= width`, so the load ends inside `activations`.
+                *right = unsafe {
+                    x.add(index * stride + at)
+                        .cast::<S::f32s>()
+                        .read_unaligned()
+                };
+            }
+            for (index, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: `index < W` and `at + LANES <= width`, so the load ends inside `weights`.
+                let left = unsafe { w.add(index * width + at).cast::<S::f32s>().read_unaligned() };
+                for (sum, right) in sums.iter_mut().zip(right) {
+                    *sum = simd.mul_add_f32s(left, right, *sum);
+                }
+            }
+        }
+        let rest = whole * S::F32_LANES..width;
+        if !rest.is_empty() {
+            for (index, sums) in sums.iter_mut().enumerate() {
+                let left = simd.partial_load_f32s(&weights[index * width..][rest.clone()]);
+                for (index, sum) in sums.iter_mut().enumerate() {
+                    let right =
+                        simd.partial_load_f32s(&activations[index * stride..][rest.clone()]);
+                    *sum = simd.mul_add_f32s(left, right, *sum);
+                }
+            }
+        }
+        for (index, sums) in sums.into_iter().enumerate() {
+            let bias = self.bias.map_or(0.0, |bias| bias[output + index]);
+            for (offset, sum) in sums.into_iter().enumerate() {
+                let value = simd.reduce_sum_f32s(sum) + bias;
+                // SAFETY: this task alone writes the outputs of its weights.
+                unsafe {
+                    self.out
+                        .put(row + offset, self.first_output + output + index, value);
+                };
+            }
+        }
+    }
+}
+
+/// Asks for the cache line at `address`, which may be anywhere.
+#[inline(always)]
+pub(super) fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing and cannot fault, and every x86-64 has it.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, numbers};
+    use super::*;
+
+    /// The definition, in f64.
+    fn slow(x: Rows<'_>, weight: &[f32], bias: Option<&[f32]>) -> Vec<f64> {
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter()
+                .zip(b)
+                .map(|(a, b)| f64::from(*a) * f64::from(*b))
+                .sum()
+        };
+        (0..x.len())
+            .flat_map(|row| {
+                weight
+                    .chunks(x.width)
+                    .enumerate()
+                    .map(move |(output, weight)| {
+                        dot(x.row(row), weight) + bias.map_or(0.0, |bias| f64::from(bias[output]))
+                    })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_shape_equals_the_definition() {
+        for (rows, outputs, width) in [
+            (1, 1, 1),
+            (1, 7, 16),
+            (2, 6, 33),
+            (3, 13, 40),
+            (5, 30, 64),
+            (9, 100, 576),
+            (70, 17, 5000),
+        ] {
+            let (x, weight) = (numbers(1, rows * width), numbers(2, outputs * width));
+            let bias = numbers(3, outputs);
+            let x = Rows::new(&x, width);
+            let mut out = vec![0.0; rows * outputs];
+            linear(x, &weight, None, Target::set(&mut out, outputs));
+            assert_close(&out, &slow(x, &weight, None), 1e-5);
+            linear(x, &weight, Some(&bias), Target::set(&mut out, outputs));
+            let once = slow(x, &weight, Some(&bias));
+            assert_close(&out, &once, 1e-5);
+            linear(x, &weight, Some(&bias), Target::add(&mut out, outputs));
+            let twice: Vec<f64> = once.iter().map(|value| 2.0 * value).collect();
+            assert_close(&out, &twice, 1e-5);
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_neighbours_to_the_last_bit() {
+        let (width, outputs) = (200, 50);
+        let (x, weight) = (numbers(1, 40 * width), numbers(2, outputs * width));
+        let mut all = vec![0.0; 40 * outputs];
+        linear(
+            Rows::new(&x, width),
+            &weight,
+            None,
+            Target::set(&mut all, outputs),
+        );
+        for rows in [0..1, 3..5, 7..20, 20..40] {
+            let some = Rows::new(&x, width).slice(rows.clone());
+            let mut out = vec![0.0; rows.len() * outputs];
+            linear(some, &weight, None, Target::set(&mut out, outputs));
+            assert_eq!(out, all[rows.start * outputs..rows.end * outputs]);
+        }
+    }
+
+    #[test]
+    fn columns_of_wider_matrices_are_read_and_written_alone() {
+        let (x, weight) = (numbers(1, 3 * 20), numbers(2, 4 * 8));
+        let columns = Rows {
+            data: &x[5..],
+            stride: 20,
+            width: 8,
+        };
+        assert_eq!(columns.len(), 3);
+        let mut out = vec![9.0; 3 * 10];
+        let target = Target {
+            data: &mut out[2..],
+            stride: 10,
+            write: Write::Set,
+        };
+        linear(columns, &weight, None, target);
+        let expected = slow(columns, &weight, None);
+        for row in 0..3 {
+            assert_close(&out[row * 10 + 2..][..4], &expected[row * 4..][..4], 1e-5);
+            assert!(
+                out[row * 10..][..2]
+                    .iter()
+                    .chain(&out[row * 10 + 6..][..4])
+                    .all(|v| *v == 9.0)
+            );
+        }
+    }
+}

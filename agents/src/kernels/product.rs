@@ -1,0 +1,163 @@
+//! Products of large matrices in any orientation: what the backward pass multiplies.
+
+use gemm::Parallelism;
+
+use super::linear::{Rows, Target, Write};
+use super::parallel::{self, Parts};
+
+/// A factor of a product.
+#[derive(Clone, Copy, Debug)]
+pub enum Factor<'a> {
+    /// The matrix as it lies, in rows.
+    Plain(Rows<'a>),
+    /// Its transpose.
+    Turned(Rows<'a>),
+}
+
+impl Factor<'_> {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Plain(rows) => rows.len(),
+            Self::Turned(rows) => rows.width,
+        }
+    }
+
+    fn columns(&self) -> usize {
+        match self {
+            Self::Plain(rows) => rows.width,
+            Self::Turned(rows) => rows.len(),
+        }
+    }
+
+    /// `(start, row step, column step)`.
+    fn steps(&self) -> (*const f32, usize, usize) {
+        match self {
+            Self::Plain(rows) => (rows.data.as_ptr(), rows.stride, 1),
+            Self::Turned(rows) => (rows.data.as_ptr(), 1, rows.stride),
+        }
+    }
+}
+
+/// `out = left right`, or adds it: `left` `[m, k]`, `right` `[k, n]`, `out` `[m, n]` in rows.
+///
+/// Fast for large matrices. A row's last bit may depend on the shapes, unlike in [`linear`](super::linear()).
+pub fn product(left: Factor<'_>, right: Factor<'_>, out: Target<'_>) {
+    let (m, k, n) = (left.rows(), left.columns(), right.columns());
+    assert_eq!(k, right.rows(), "the factors must fit");
+    assert!(
+        m == 0 || out.data.len() >= (m - 1) * out.stride + n,
+        "the product must fit its target"
+    );
+    let (left_start, left_row, left_column) = left.steps();
+    let (right_start, right_row, right_column) = right.steps();
+    let alpha = match out.write {
+        Write::Set => 0.0,
+        Write::Add => 1.0,
+    };
+    // The longer side is cut, in whole tiles of the library's kernel.
+    let by_rows = m >= n;
+    let stride = out.stride;
+    let data = Parts::new(out.data);
+    let parts = if m * n * k < 64 * 64 * 64 {
+        1
+    } else {
+        parallel::num_threads()
+    };
+    let (left, right) = (Shared(left_start), Shared(right_start));
+    parallel::run_ranges(if by_rows { m } else { n }, parts, 48, |range| {
+        let (rows, columns) = if by_rows {
+            (range, 0..n)
+        } else {
+            (0..m, range)
+        };
+        let at = rows.start * stride + columns.start;
+        // SAFETY: the factors hold all the entries that their sizes claim, by how `Rows` counts them, and
+        // the target was checked above. Tasks write disjoint rows or disjoint columns of it.
+        unsafe {
+            let out = data
+                .range(at..at + (rows.len() - 1) * stride + columns.len())
+                .as_mut_ptr();
+            gemm::gemm(
+                rows.len(),
+                columns.len(),
+                k,
+                out,
+                1,
+                stride as isize,
+                alpha != 0.0,
+                left.get().add(rows.start * left_row),
+                left_column as isize,
+                left_row as isize,
+                right.get().add(columns.start * right_column),
+                right_column as isize,
+                right_row as isize,
+                alpha,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    });
+}
+
+/// The start of numbers that all tasks read.
+#[derive(Clone, Copy)]
+struct Shared(*const f32);
+
+impl Shared {
+    fn get(self) -> *const f32 {
+        self.0
+    }
+}
+
+// SAFETY: it stands for a `&[f32]` that outlives the tasks.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, numbers};
+    use super::*;
+
+    #[test]
+    fn products_equal_the_definition_in_every_orientation() {
+        for [m, k, n] in [[1, 7, 5], [50, 3, 200], [130, 70, 20], [97, 64, 101]] {
+            let (a, b) = (numbers(1, m * k), numbers(2, k * n));
+            let turn = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
+                (0..rows * columns)
+                    .map(|at| x[at % rows * columns + at / rows])
+                    .collect()
+            };
+            let (a_turned, b_turned) = (turn(&a, m, k), turn(&b, k, n));
+            let expected: Vec<f64> = (0..m * n)
+                .map(|at| {
+                    (0..k)
+                        .map(|i| f64::from(a[at / n * k + i]) * f64::from(b[i * n + at % n]))
+                        .sum()
+                })
+                .collect();
+            for left in [
+                Factor::Plain(Rows::new(&a, k)),
+                Factor::Turned(Rows::new(&a_turned, m)),
+            ] {
+                for right in [
+                    Factor::Plain(Rows::new(&b, n)),
+                    Factor::Turned(Rows::new(&b_turned, k)),
+                ] {
+                    let mut out = vec![3.0; m * n];
+                    product(left, right, Target::set(&mut out, n));
+                    assert_close(&out, &expected, 1e-5);
+                    product(left, right, Target::add(&mut out, n));
+                    assert_close(
+                        &out,
+                        &expected.iter().map(|e| 2.0 * e).collect::<Vec<_>>(),
+                        1e-5,
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,520 @@
+//! Weights that stay quantised: an affine map of small integers, block by block.
+//!
+//! Every block format of GGUF is such a map, `weight = scale · code + offset`, and is brought to one of two
+//! forms when it is read: codes of 4 bits or of 8. A product gives, to the last bit, what the dequantised
+//! weights would give.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use pulp::{Simd, WithSimd};
+
+use super::buffer::Buffer;
+use super::linear::{Destination, Rows, Target, Tiles, arch};
+use super::parallel;
+
+/// A matrix of quantised weights, in rows.
+#[derive(Clone, Debug)]
+pub struct Quantised {
+    /// K: numbers per row.
+    width: usize,
+    /// Numbers per block.
+    block: usize,
+    codes: Codes,
+    /// One per block.
+    scales: Scales,
+    /// One per block; 0 where there are none.
+    offsets: Option<Scales>,
+}
+
+/// The integers.
+#[derive(Clone, Debug)]
+pub enum Codes {
+    /// 0 to 15, two in a byte: of each 32, the first 16 in the low halves and the others in the high halves.
+    Four(Vec<u8>),
+    /// −128 to 127.
+    Eight(Vec<i8>),
+}
+
+/// Scales or offsets, as precise as the file has them.
+#[derive(Clone, Debug)]
+pub enum Scales {
+    /// Half precision.
+    Half(Vec<f16>),
+    /// Single precision: products of two numbers of the file.
+    Single(Vec<f32>),
+}
+
+impl Scales {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Half(values) => values.len(),
+            Self::Single(values) => values.len(),
+        }
+    }
+
+    fn read(&self, start: usize, into: &mut [f32]) {
+        let range = start..start + into.len();
+        match self {
+            Self::Half(values) => values[range].convert_to_f32_slice(into),
+            Self::Single(values) => into.copy_from_slice(&values[range]),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Half(values) => 2 * values.len(),
+            Self::Single(values) => 4 * values.len(),
+        }
+    }
+}
+
+/// Rows that are dequantised at once.
+const TILE: usize = 6;
+
+impl Quantised {
+    /// A matrix of rows of `width` numbers in blocks of `block`.
+    ///
+    /// # Panics
+    /// When the parts do not fit each other.
+    pub fn new(
+        width: usize,
+        block: usize,
+        codes: Codes,
+        scales: Scales,
+        offsets: Option<Scales>,
+    ) -> Self {
+        let count = match &codes {
+            Codes::Four(codes) => 2 * codes.len(),
+            Codes::Eight(codes) => codes.len(),
+        };
+        let blocks = offsets.as_ref().map_or(scales.len(), Scales::len);
+        assert!(
+            width.is_multiple_of(block)
+                && count % width == 0
+                && scales.len() * block == count
+                && blocks == scales.len(),
+            "{count} codes in rows of {width} and blocks of {block} have {} scales and {blocks} offsets",
+            scales.len()
+        );
+        assert!(
+            matches!(codes, Codes::Eight(_)) || block == 32,
+            "4-bit codes come in blocks of 32"
+        );
+        Self {
+            width,
+            block,
+            codes,
+            scales,
+            offsets,
+        }
+    }
+
+    /// K: numbers per row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// N: rows.
+    pub fn rows(&self) -> usize {
+        self.scales.len() * self.block / self.width
+    }
+
+    /// Memory in bytes.
+    pub fn bytes(&self) -> usize {
+        let codes = match &self.codes {
+            Codes::Four(codes) => codes.len(),
+            Codes::Eight(codes) => codes.len(),
+        };
+        codes + self.scales.bytes() + self.offsets.as_ref().map_or(0, Scales::bytes)
+    }
+
+    /// The same matrix with its rows in another order: row `i` is what was row `order[i]`.
+    #[must_use]
+    pub fn reordered(&self, order: &[usize]) -> Self {
+        fn rows<T: Copy>(values: &[T], order: &[usize], rows: usize) -> Vec<T> {
+            let width = values.len() / rows;
+            order
+                .iter()
+                .flat_map(|row| &values[row * width..(row + 1) * width])
+                .copied()
+                .collect()
+        }
+        let count = self.rows();
+        let scales = |scales: &Scales| match scales {
+            Scales::Half(values) => Scales::Half(rows(values, order, count)),
+            Scales::Single(values) => Scales::Single(rows(values, order, count)),
+        };
+        Self {
+            codes: match &self.codes {
+                Codes::Four(codes) => Codes::Four(rows(codes, order, count)),
+                Codes::Eight(codes) => Codes::Eight(rows(codes, order, count)),
+            },
+            scales: scales(&self.scales),
+            offsets: self.offsets.as_ref().map(scales),
+            ..*self
+        }
+    }
+
+    /// Row number `row` in f32, into `into` `[K]`.
+    pub fn dequantise_row(&self, row: usize, into: &mut [f32]) {
+        arch().dispatch(|| self.dequantise(row, into));
+    }
+
+    #[inline(always)]
+    fn dequantise(&self, row: usize, into: &mut [f32]) {
+        let blocks = self.width / self.block;
+        let (mut scales, mut offsets) = ([0.0_f32; 64], [0.0_f32; 64]);
+        for first in (0..blocks).step_by(64) {
+            let count = (blocks - first).min(64);
+            let at = row * blocks + first;
+            self.scales.read(at, &mut scales[..count]);
+            if let Some(source) = &self.offsets {
+                source.read(at, &mut offsets[..count]);
+            }
+            for index in 0..count {
+                let (scale, offset) = (scales[index], offsets[index]);
+                let start = (at + index) * self.block;
+                let into = &mut into[(first + index) * self.block..][..self.block];
+                match &self.codes {
+                    Codes::Four(codes) => {
+                        let (low, high) = into.split_at_mut(16);
+                        for ((low, high), codes) in
+                            low.iter_mut().zip(high).zip(&codes[start / 2..])
+                        {
+                            *low = f32::from(codes & 15) * scale + offset;
+                            *high = f32::from(codes >> 4) * scale + offset;
+                        }
+                    }
+                    Codes::Eight(codes) => {
+                        for (into, code) in into.iter_mut().zip(&codes[start..]) {
+                            *into = f32::from(*code) * scale + offset;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// `out = x Wᵀ + bias`, or adds it, as [`linear`](super::linear()) with the dequantised weights.
+    pub fn linear(&self, x: Rows<'_>, bias: Option<&[f32]>, out: Target<'_>) {
+        let (rows, outputs) = (x.len(), self.rows());
+        let destination = Destination::new(out, rows, outputs);
+        parallel::run_ranges(outputs, parallel::default_parts(), TILE, |range| {
+            #[cfg(target_arch = "x86_64")]
+            if rows == 1 && self.one_row(x.row(0), bias, range.clone(), &destination) {
+                return;
+            }
+            arch().dispatch(DequantisedTiles {
+                matrix: self,
+                x,
+                bias,
+                range,
+                out: &destination,
+            });
+        });
+    }
+
+    /// The outputs `range` of one row, dequantising in registers; false where this machine cannot.
+    #[cfg(target_arch = "x86_64")]
+    fn one_row(
+        &self,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        range: std::ops::Range<usize>,
+        out: &Destination<'_>,
+    ) -> bool {
+        static CAN: std::sync::LazyLock<bool> =
+            std::sync::LazyLock::new(|| pulp::x86::V4::try_new().is_some());
+        if !*CAN || !self.block.is_multiple_of(16) {
+            return false;
+        }
+        // SAFETY: the processor has the instructions, as was found out above.
+        unsafe {
+            avx512::one_row(self, x, bias, range, out);
+        }
+        true
+    }
+}
+
+struct DequantisedTiles<'a> {
+    matrix: &'a Quantised,
+    x: Rows<'a>,
+    bias: Option<&'a [f32]>,
+    range: std::ops::Range<usize>,
+    out: &'a Destination<'a>,
+}
+
+impl WithSimd for DequantisedTiles<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            matrix,
+            x,
+            bias,
+            range,
+            out,
+        } = self;
+        let width = matrix.width;
+        let mut weight = Buffer::zeros(TILE * width);
+        for first in range.clone().step_by(TILE) {
+            let rows = first..range.end.min(first + TILE);
+            for (row, into) in rows.clone().zip(weight.chunks_exact_mut(width)) {
+                matrix.dequantise(row, into);
+            }
+            let tiles = Tiles {
+                x,
+                weight: &weight[..rows.len() * width],
+                bias: bias.map(|bias| &bias[rows.clone()]),
+                first_output: first,
+                out,
+            };
+            tiles.with_simd(simd);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! One row of activations against quantised weights, with AVX-512.
+    //!
+    //! The sixteen values of a block's 4-bit codes fit one register, so a code is looked up instead of
+    //! converted. The terms of a sum are added as in the tiles: sixteen lanes, in order.
+
+    use std::arch::x86_64::{
+        __m128i, __m512, _mm_loadu_si128, _mm512_add_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
+        _mm512_cvtepu8_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mul_ps,
+        _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setr_ps,
+        _mm512_setzero_ps, _mm512_srli_epi32,
+    };
+    use std::ops::Range;
+
+    use super::super::linear::Destination;
+    use super::{Codes, Quantised};
+
+    /// Rows at once: enough sums that none waits for itself.
+    const ROWS: usize = 4;
+
+    /// # Safety
+    /// The processor must have AVX-512 F, BW, DQ and VL.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
+    pub(super) unsafe fn one_row(
+        matrix: &Quantised,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        range: Range<usize>,
+        out: &Destination<'_>,
+    ) {
+        let (width, block) = (matrix.width, matrix.block);
+        let blocks = width / block;
+        let mut scales = vec![0.0_f32; ROWS * blocks];
+        let mut offsets = vec![0.0_f32; ROWS * blocks];
+        let x = &x[..width];
+        let mut first = range.start;
+        while first < range.end {
+            let rows = (range.end - first).min(ROWS);
+            matrix
+                .scales
+                .read(first * blocks, &mut scales[..rows * blocks]);
+            if let Some(source) = &matrix.offsets {
+                source.read(first * blocks, &mut offsets[..rows * blocks]);
+            }
+            let (scales, offsets) = (&scales[..rows * blocks], &offsets[..rows * blocks]);
+            let mut sums = [_mm512_setzero_ps(); ROWS];
+            // SAFETY of both calls: this function's own promise.
+            match (&matrix.codes, rows) {
+                (Codes::Four(codes), ROWS) => unsafe {
+                    four::<ROWS>(&codes[first * width / 2..], scales, offsets, x, &mut sums);
+                },
+                (Codes::Eight(codes), ROWS) => unsafe {
+                    eight::<ROWS>(
+                        &codes[first * width..],
+                        scales,
+                        offsets,
+                        x,
+                        block,
+                        &mut sums,
+                    );
+                },
+                (codes, _) => {
+                    for row in 0..rows {
+                        let (scales, offsets) = (&scales[row * blocks..], &offsets[row * blocks..]);
+                        let at = (first + row) * width;
+                        let sum = &mut sums[row..=row];
+                        match codes {
+                            Codes::Four(codes) => unsafe {
+                                four::<1>(&codes[at / 2..], scales, offsets, x, sum);
+                            },
+                            Codes::Eight(codes) => unsafe {
+                                eight::<1>(&codes[at..], scales, offsets, x, block, sum);
+                            },
+                        }
+                    }
+                }
+            }
+            for (row, sum) in sums[..rows].iter().enumerate() {
+                let output = first + row;
+                let value = _mm512_reduce_add_ps(*sum) + bias.map_or(0.0, |bias| bias[output]);
+                // SAFETY: this task alone writes the outputs of `range`.
+                unsafe { out.put(0, output, value) };
+            }
+            first += rows;
+        }
+    }
+
+    /// # Safety
+    /// As [`one_row`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
+    unsafe fn four<const R: usize>(
+        codes: &[u8],
+        scales: &[f32],
+        offsets: &[f32],
+        x: &[f32],
+        sums: &mut [__m512],
+    ) {
+        let blocks = x.len() / 32;
+        let (codes, scales, offsets) = (
+            &codes[..R * blocks * 16],
+            &scales[..R * blocks],
+            &offsets[..R * blocks],
+        );
+        let digits = _mm512_setr_ps(
+            0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
+        );
+        let mut partial = [_mm512_setzero_ps(); R];
+        for block in 0..blocks {
+            // SAFETY: `block < blocks`, so all loads end inside the slices, which were cut to size above.
+            unsafe {
+                let low_x = _mm512_loadu_ps(x.as_ptr().add(block * 32));
+                let high_x = _mm512_loadu_ps(x.as_ptr().add(block * 32 + 16));
+                for (row, sum) in partial.iter_mut().enumerate() {
+                    let at = row * blocks + block;
+                    let scale = _mm512_set1_ps(*scales.get_unchecked(at));
+                    let offset = _mm512_set1_ps(*offsets.get_unchecked(at));
+                    let values = _mm512_add_ps(_mm512_mul_ps(digits, scale), offset);
+                    let packed = _mm_loadu_si128(codes.as_ptr().add(at * 16).cast::<__m128i>());
+                    let wide = _mm512_cvtepu8_epi32(packed);
+                    // The look-up takes the lowest four bits of each lane and ignores the others.
+                    let low = _mm512_permutexvar_ps(wide, values);
+                    let high = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(wide), values);
+                    *sum = _mm512_fmadd_ps(low, low_x, *sum);
+                    *sum = _mm512_fmadd_ps(high, high_x, *sum);
+                }
+            }
+        }
+        sums[..R].copy_from_slice(&partial);
+    }
+
+    /// # Safety
+    /// As [`one_row`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
+    unsafe fn eight<const R: usize>(
+        codes: &[i8],
+        scales: &[f32],
+        offsets: &[f32],
+        x: &[f32],
+        block: usize,
+        sums: &mut [__m512],
+    ) {
+        let blocks = x.len() / block;
+        let (codes, scales, offsets) = (
+            &codes[..R * x.len()],
+            &scales[..R * blocks],
+            &offsets[..R * blocks],
+        );
+        let mut partial = [_mm512_setzero_ps(); R];
+        for start in (0..x.len()).step_by(16) {
+            // SAFETY: `start + 16 <= x.len()`, whose length is a multiple of 16, so all loads end inside the
+            // slices, which were cut to size above.
+            unsafe {
+                let x_lanes = _mm512_loadu_ps(x.as_ptr().add(start));
+                for (row, sum) in partial.iter_mut().enumerate() {
+                    let at = row * blocks + start / block;
+                    let scale = _mm512_set1_ps(*scales.get_unchecked(at));
+                    let offset = _mm512_set1_ps(*offsets.get_unchecked(at));
+                    let packed = _mm_loadu_si128(
+                        codes.as_ptr().add(row * x.len() + start).cast::<__m128i>(),
+                    );
+                    let digits = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(packed));
+                    let values = _mm512_add_ps(_mm512_mul_ps(digits, scale), offset);
+                    *sum = _mm512_fmadd_ps(values, x_lanes, *sum);
+                }
+            }
+        }
+        sums[..R].copy_from_slice(&partial);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::linear::linear;
+    use super::super::testing::numbers;
+    use super::*;
+
+    fn half(values: Vec<f32>) -> Scales {
+        Scales::Half(values.into_iter().map(f16::from_f32).collect())
+    }
+
+    fn matrices(rows: usize, width: usize) -> Vec<Quantised> {
+        let bytes: Vec<u8> = numbers(1, rows * width)
+            .iter()
+            .map(|x| (x * 127.0) as i8 as u8)
+            .collect();
+        let codes: Vec<i8> = bytes.iter().map(|byte| *byte as i8).collect();
+        let four = || Codes::Four(bytes[..rows * width / 2].to_vec());
+        let eight = || Codes::Eight(codes.clone());
+        let scales = |block: usize| numbers(2, rows * width / block);
+        let offsets = |block: usize| numbers(3, rows * width / block);
+        vec![
+            Quantised::new(width, 32, four(), half(scales(32)), Some(half(offsets(32)))),
+            Quantised::new(width, 32, four(), Scales::Single(scales(32)), None),
+            Quantised::new(width, 32, eight(), half(scales(32)), None),
+            Quantised::new(
+                width,
+                32,
+                eight(),
+                Scales::Single(scales(32)),
+                Some(Scales::Single(offsets(32))),
+            ),
+            Quantised::new(width, 16, eight(), Scales::Single(scales(16)), None),
+        ]
+    }
+
+    fn dequantised(matrix: &Quantised) -> Vec<f32> {
+        let mut weights = vec![0.0; matrix.rows() * matrix.width()];
+        for (row, into) in weights.chunks_exact_mut(matrix.width()).enumerate() {
+            matrix.dequantise_row(row, into);
+        }
+        weights
+    }
+
+    #[test]
+    fn products_equal_those_of_the_dequantised_weights_to_the_last_bit() {
+        for (rows, width) in [(1, 32), (9, 64), (31, 576), (8, 4096)] {
+            for matrix in matrices(rows, width) {
+                let weights = dequantised(&matrix);
+                for count in [1, 2, 5, 20] {
+                    let (x, bias) = (numbers(4, count * width), numbers(5, rows));
+                    let x = Rows::new(&x, width);
+                    let (mut expected, mut actual) =
+                        (vec![1.0; count * rows], vec![1.0; count * rows]);
+                    linear(x, &weights, Some(&bias), Target::add(&mut expected, rows));
+                    matrix.linear(x, Some(&bias), Target::add(&mut actual, rows));
+                    assert_eq!(expected, actual, "{rows} {width} {count}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_can_be_put_into_another_order() {
+        for matrix in matrices(5, 64) {
+            let order = [3, 0, 4, 4, 1];
+            let (before, after) = (dequantised(&matrix), dequantised(&matrix.reordered(&order)));
+            for (row, from) in order.into_iter().enumerate() {
+                assert_eq!(after[row * 64..][..64], before[from * 64..][..64]);
+            }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Log-probabilities of given tokens from hidden states, forward and backward, without ever holding the
+//! logits of all tokens over the whole vocabulary.
+
+use super::buffer::Buffer;
+use super::exp::exp;
+use super::lanes;
+use super::linear::{Rows, Target, arch};
+use super::matrix::{Kernel, Matrix};
+use super::parallel::{self, Parts};
+use super::product::{Factor, product};
+use pulp::{Simd, WithSimd};
+
+/// Columns of the vocabulary at once, in whole tiles of the linear kernel.
+const COLUMNS: usize = 384;
+/// Hidden states at once.
+const ROWS: usize = 256;
+
+/// `logprob[r] = logits[r][targets[r]] − log Σ_v e^logits[r][v]` with `logits = hidden Wᵀ`.
+///
+/// `hidden` is `[R, D]`, `head` `[V, D]`, the others `[R]`; the logarithm is kept for the backward pass.
+pub fn token_logprobs(
+    hidden: Rows<'_>,
+    head: Matrix<'_>,
+    targets: &[u32],
+    logprobs: &mut [f32],
+    log_sums: &mut [f32],
+) {
+    let (rows, vocabulary) = (hidden.len(), head.rows());
+    let chunks = vocabulary.div_ceil(COLUMNS);
+    // Of every chunk and row: the highest logit, and Σ e^(logit − highest).
+    let mut partial = vec![0.0; chunks * rows * 2];
+    let (sums, chosen) = (Parts::new(&mut partial), Parts::new(logprobs));
+    parallel::run(chunks, |chunk| {
+        let mut memory = Memory::default();
+        let columns = chunk * COLUMNS..vocabulary.min((chunk + 1) * COLUMNS);
+        for block in parallel::split(rows, usize::MAX, ROWS) {
+            let logits = memory.logits(hidden.slice(block.clone()), head, columns.clone());
+            for (logits, row) in logits.chunks_exact(columns.len()).zip(block.clone()) {
+                let target = targets[row] as usize;
+                if columns.contains(&target) {
+                    // SAFETY: a target lies in one chunk.
+                    let chosen = unsafe { chosen.range(row..row + 1) };
+                    chosen[0] = logits[target - columns.start];
+                }
+            }
+            let at = chunk * rows + block.start;
+            // SAFETY: every chunk and row has its own sums.
+            let sums = unsafe { sums.range(2 * at..2 * (at + block.len())) };
+            arch().dispatch(SoftmaxParts {
+                logits,
+                width: columns.len(),
+                sums,
+            });
+        }
+    });
+    for (row, (logprob, log_sum)) in logprobs.iter_mut().zip(log_sums).enumerate() {
+        let chunk = |chunk: usize| {
+            let at = (chunk * rows + row) * 2;
+            (partial[at], partial[at + 1])
+        };
+        let highest = (0..chunks)
+            .map(|c| chunk(c).0)
+            .fold(f32::NEG_INFINITY, f32::max);
+        let sum: f32 = (0..chunks)
+            .map(chunk)
+            .map(|(high, sum)| sum * exp(high - highest))
+            .sum();
+        *log_sum = highest + sum.ln();
+        *logprob -= *log_sum;
+    }
+}
+
+/// The gradient of [`token_logprobs`]: `slopes` `[R]` is the gradient by each log-probability. The gradient
+/// by `hidden` is added to `dhidden` `[R, D]`, that by the head, where it is wanted, to `dhead` `[V, D]`.
+pub fn token_logprobs_backward(
+    hidden: Rows<'_>,
+    head: Matrix<'_>,
+    targets: &[u32],
+    log_sums: &[f32],
+    slopes: &[f32],
+    dhidden: &mut [f32],
+    dhead: Option<&mut [f32]>,
+) {
+    let (rows, vocabulary, width) = (hidden.len(), head.rows(), head.width());
+    let dhead = dhead.map(Parts::new);
+    // Every thread has a fixed share of the vocabulary and its own sum for `dhidden`, and these are added
+    // in order, so that equal runs give equal bits.
+    let shares: Vec<_> = parallel::split(vocabulary, parallel::num_threads(), COLUMNS).collect();
+    let mut partial = vec![Buffer::zeros(rows * width); shares.len()];
+    let sums: Vec<Parts<'_>> = partial.iter_mut().map(|sum| Parts::new(sum)).collect();
+    parallel::run(shares.len(), |share| {
+        // SAFETY: every share has its own sum.
+        let dhidden = unsafe { sums[share].range(0..rows * width) };
+        let (mut memory, mut weights) = (Memory::default(), Buffer::default());
+        for start in shares[share].clone().step_by(COLUMNS) {
+            let columns = start..shares[share].end.min(start + COLUMNS);
+            let head_rows = head.read(columns.clone(), &mut weights);
+            for block in parallel::split(rows, usize::MAX, ROWS) {
+                let hidden = hidden.slice(block.clone());
+                let slope = memory.logits(hidden, head, columns.clone());
+                // d logprob / d logit = [logit is the target's] − probability.
+                arch().dispatch(|| {
+                    for (slope, row) in slope.chunks_exact_mut(columns.len()).zip(block.clone()) {
+                        let (factor, log_sum) = (slopes[row], log_sums[row]);
+                        slope
+                            .iter_mut()
+                            .for_each(|x| *x = -factor * exp(*x - log_sum));
+                        let target = targets[row] as usize;
+                        if columns.contains(&target) {
+                            slope[target - columns.start] += factor;
+                        }
+                    }
+                });
+                let slope = Rows::new(slope, columns.len());
+                let into = &mut dhidden[block.start * width..block.end * width];
+                product(
+                    Factor::Plain(slope),
+                    Factor::Plain(head_rows),
+                    Target::add(into, width),
+                );
+                if let Some(dhead) = dhead {
+                    // SAFETY: shares of the vocabulary are disjoint.
+                    let into = unsafe { dhead.range(columns.start * width..columns.end * width) };
+                    product(
+                        Factor::Turned(slope),
+                        Factor::Plain(hidden),
+                        Target::add(into, width),
+                    );
+                }
+            }
+        }
+    });
+    for sum in &partial {
+        for (into, sum) in dhidden.iter_mut().zip(sum.iter()) {
+            *into += sum;
+        }
+    }
+}
+
+/// Of every row of logits, which are lost: the highest, and `Σ e^(logit − highest)`.
+struct SoftmaxParts<'a> {
+    logits: &'a mut [f32],
+    width: usize,
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for SoftmaxParts<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for (logits, sums) in self
+            .logits
+            .chunks_exact_mut(self.width)
+            .zip(self.sums.chunks_exact_mut(2))
+        {
+            let highest = lanes::highest(simd, logits);
+            logits
+                .iter_mut()
+                .for_each(|logit| *logit = exp(*logit - highest));
+            sums.copy_from_slice(&[highest, lanes::sum(simd, logits)]);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Memory {
+    logits: Buffer,
+    weights: Buffer,
+}
+
+impl Memory {
+    /// The logits of some rows over some columns of the vocabulary.
+    fn logits(
+        &mut self,
+        hidden: Rows<'_>,
+        head: Matrix<'_>,
+        columns: std::ops::Range<usize>,
+    ) -> &mut [f32] {
+        let weights = head.read(columns.clone(), &mut self.weights);
+        let logits = self.logits.reuse(hidden.len() * columns.len());
+        let head = Matrix::Whole(weights);
+        head.linear(
+            hidden,
+            None,
+            Kernel::Product,
+            Target::set(logits, columns.len()),
+        );
+        logits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{assert_close, dot, finite_differences, numbers};
+    use super::*;
+
+    const WIDTH: usize = 9;
+    const VOCABULARY: usize = 1000;
+    const ROWS_HERE: usize = 5;
+    const TARGETS: [u32; ROWS_HERE] = [0, 999, 383, 384, 500];
+
+    fn run(hidden: &[f32], head: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (mut logprobs, mut log_sums) = (vec![0.0; ROWS_HERE], vec![0.0; ROWS_HERE]);
+        let head = Matrix::Whole(Rows::new(head, WIDTH));
+        token_logprobs(
+            Rows::new(hidden, WIDTH),
+            head,
+            &TARGETS,
+            &mut logprobs,
+            &mut log_sums,
+        );
+        (logprobs, log_sums)
+    }
+
+    #[test]
+    fn values_equal_the_composition_of_candle() -> candle_core::Result<()> {
+        use candle_core::{Device, Tensor};
+        let (hidden, head) = (
+            numbers(1, ROWS_HERE * WIDTH),
+            numbers(2, VOCABULARY * WIDTH),
+        );
+        let h = Tensor::from_slice(&hidden, (ROWS_HERE, WIDTH), &Device::Cpu)?;
+        let w = Tensor::from_slice(&head, (VOCABULARY, WIDTH), &Device::Cpu)?;
+        let targets = Tensor::from_slice(&TARGETS, (ROWS_HERE, 1), &Device::Cpu)?;
+        let slow = candle_nn::ops::log_softmax(&h.matmul(&w.t()?)?, 1)?.gather(&targets, 1)?;
+        let slow: Vec<f32> = slow.flatten_all()?.to_vec1()?;
+        let slow: Vec<f64> = slow.into_iter().map(f64::from).collect();
+        assert_close(&run(&hidden, &head).0, &slow, 1e-6);
+        Ok(())
+    }
+
+    #[test]
+    fn backward_is_the_gradient() {
+        let (hidden, head) = (
+            numbers(1, ROWS_HERE * WIDTH),
+            numbers(2, VOCABULARY * WIDTH),
+        );
+        let slopes = numbers(3, ROWS_HERE);
+        let (_, log_sums) = run(&hidden, &head);
+        let (mut dhidden, mut dhead) = (vec![0.0; hidden.len()], vec![0.0; head.len()]);
+        token_logprobs_backward(
+            Rows::new(&hidden, WIDTH),
+            Matrix::Whole(Rows::new(&head, WIDTH)),
+            &TARGETS,
+            &log_sums,
+            &slopes,
+            &mut dhidden,
+            Some(&mut dhead),
+        );
+        let loss = |hidden: &[f32], head: &[f32]| dot(&run(hidden, head).0, &slopes);
+        assert_close(
+            &dhidden,
+            &finite_differences(&hidden, 1e-2, |h| loss(h, &head)),
+            1e-3,
+        );
+        let some = &head[383 * WIDTH..386 * WIDTH];
+        let expected = finite_differences(some, 1e-2, |some| {
+            let mut head = head.clone();
+            head[383 * WIDTH..386 * WIDTH].copy_from_slice(some);
+            loss(&hidden, &head)
+        });
+        assert_close(&dhead[383 * WIDTH..386 * WIDTH], &expected, 1e-3);
+    }
+
+    #[test]
+    fn extreme_logits_stay_finite() {
+        let hidden = vec![1e3; ROWS_HERE * WIDTH];
+        let (logprobs, log_sums) = run(&hidden, &numbers(2, VOCABULARY * WIDTH));
+        assert!(
+            logprobs
+                .iter()
+                .chain(&log_sums)
+                .all(|value| value.is_finite())
+        );
+    }
+}

@@ -1,0 +1,26 @@
+//! The policy's weights: what they look like, where they come from, and the decoder that they make.
+//!
+//! Knows files of models, not of runs.
+
+mod batch;
+mod composition;
+mod config;
+mod decoder;
+mod file;
+mod geometry;
+mod gradients;
+mod layer;
+mod layout;
+mod lora;
+mod names;
+mod open;
+mod pass;
+
+pub use batch::{Batch, Scored};
+pub use composition::Composition;
+pub use config::{Family, Llama3Scaling, ModelConfig, NormKind, Positions};
+pub use decoder::{Decoder, Parameter, ParameterId};
+pub use gradients::Gradients;
+pub use layout::Layout;
+pub use open::Weights;
+pub use pass::{Adapters, Keep, Tape};

@@ -1,0 +1,182 @@
+//! What a decoder looks like: one description for six families.
+//!
+//! Knows names and numbers, not weights.
+
+mod gguf;
+mod hugging_face;
+
+use crate::error::{AgentError, Result};
+use crate::kernels::Activation;
+
+/// A family of decoders. The family fixes tensor names and fused layouts; everything else is a number or a
+/// choice of its own in [`ModelConfig`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// Llama, SmolLM2, TinyLlama.
+    Llama,
+    /// Mistral: as Llama, with a sliding window.
+    Mistral,
+    /// Qwen2 and Qwen2.5: as Llama, with biases on q, k and v.
+    Qwen2,
+    /// Qwen3: as Llama, with norms on q and k and a head size of its own.
+    Qwen3,
+    /// GPT-NeoX (Pythia): partial rotary, fused q/k/v per head, biases, parallel residual.
+    GptNeoX,
+    /// GPT-2: learned positions, fused q/k/v, weights stored transposed.
+    Gpt2,
+}
+
+impl Family {
+    /// Every family with its `model_type` and architecture in `config.json`.
+    const NAMES: [(Self, &'static str, &'static str); 6] = [
+        (Self::Llama, "llama", "LlamaForCausalLM"),
+        (Self::Mistral, "mistral", "MistralForCausalLM"),
+        (Self::Qwen2, "qwen2", "Qwen2ForCausalLM"),
+        (Self::Qwen3, "qwen3", "Qwen3ForCausalLM"),
+        (Self::GptNeoX, "gpt_neox", "GPTNeoXForCausalLM"),
+        (Self::Gpt2, "gpt2", "GPT2LMHeadModel"),
+    ];
+
+    /// The `model_type` of `config.json`.
+    pub fn name(self) -> &'static str {
+        self.names().0
+    }
+
+    fn names(self) -> (&'static str, &'static str) {
+        // Every family is in the table; the fallback is never reached.
+        Self::NAMES
+            .iter()
+            .find(|(family, ..)| *family == self)
+            .map_or(("", ""), |(_, name, architecture)| (name, architecture))
+    }
+}
+
+/// How a layer normalises.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NormKind {
+    /// `x / rms(x) · weight`.
+    Rms,
+    /// `(x − mean) / std · weight + bias`.
+    Layer,
+}
+
+/// How a decoder knows where a token is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Positions {
+    /// Rotation of the first `rotary_dim` entries of each head (Su et al. 2021), halves paired.
+    Rotary {
+        /// Base of the wavelengths.
+        theta: f64,
+        /// How many entries of a head are rotated.
+        rotary_dim: usize,
+        /// Stretching of long wavelengths, if any.
+        scaling: Option<Llama3Scaling>,
+    },
+    /// One learned vector per position.
+    Learned,
+}
+
+/// The rope scaling of Llama 3: wavelengths longer than the original context are stretched by `factor`,
+/// short ones kept, and those between interpolated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Llama3Scaling {
+    /// By how much long wavelengths are stretched.
+    pub factor: f64,
+    /// A wavelength above `original_context / low_freq_factor` is long.
+    pub low_freq_factor: f64,
+    /// A wavelength below `original_context / high_freq_factor` is short.
+    pub high_freq_factor: f64,
+    /// The context that the model was first trained for.
+    pub original_context: usize,
+}
+
+/// The shape of a decoder.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a choice that families make alone"
+)]
+pub struct ModelConfig {
+    /// Which family's names and layouts the weights have.
+    pub family: Family,
+    /// V.
+    pub vocab_size: usize,
+    /// D.
+    pub hidden_size: usize,
+    /// L.
+    pub num_layers: usize,
+    /// H.
+    pub num_heads: usize,
+    /// Heads of k and v; each serves `num_heads / num_kv_heads` of q.
+    pub num_kv_heads: usize,
+    /// Entries of one head.
+    pub head_dim: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// The longest sequence in tokens.
+    pub context_length: usize,
+    /// How layers normalise.
+    pub norm: NormKind,
+    /// Added to the mean square or variance.
+    pub norm_eps: f64,
+    /// How positions enter.
+    pub positions: Positions,
+    /// How many tokens back attention reaches, itself included; all if none.
+    pub sliding_window: Option<usize>,
+    /// The MLP's activation.
+    pub activation: Activation,
+    /// Biases on q, k and v.
+    pub qkv_bias: bool,
+    /// A bias on attention's output.
+    pub attention_output_bias: bool,
+    /// Biases in the MLP.
+    pub mlp_bias: bool,
+    /// Norms on the heads of q and k.
+    pub qk_norm: bool,
+    /// Attention and MLP both read the layer's input and are added together.
+    pub parallel_residual: bool,
+    /// The output head is the embedding.
+    pub tie_embeddings: bool,
+}
+
+impl ModelConfig {
+    /// The numbers that must fit together.
+    pub(crate) fn validate(&self, place: &str) -> Result<()> {
+        let problem = |field: &str, problem: String| AgentError::Config {
+            place: place.to_owned(),
+            field: field.to_owned(),
+            problem,
+        };
+        let (heads, kv_heads) = (self.num_heads, self.num_kv_heads);
+        if kv_heads == 0 || heads % kv_heads != 0 {
+            return Err(problem(
+                "num_key_value_heads",
+                format!("{heads} attention heads cannot share {kv_heads}"),
+            ));
+        }
+        for (field, value) in [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_layers),
+            ("head_dim", self.head_dim),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.context_length),
+        ] {
+            if value == 0 {
+                return Err(problem(field, "it is 0".to_owned()));
+            }
+        }
+        if let Positions::Rotary { rotary_dim, .. } = self.positions
+            && (rotary_dim % 2 != 0 || rotary_dim > self.head_dim || rotary_dim == 0)
+        {
+            return Err(problem(
+                "partial_rotary_factor",
+                format!(
+                    "{rotary_dim} of {} entries cannot be rotated in pairs",
+                    self.head_dim
+                ),
+            ));
+        }
+        Ok(())
+    }
+}

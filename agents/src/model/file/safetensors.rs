@@ -1,0 +1,188 @@
+//! Safetensors files in a folder: one, or the shards that an index lists. Mapped, not read: a tensor is
+//! copied once, when the decoder asks for it, and the pages are given back while that goes on, so that
+//! loading needs no more memory than the weights.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use memmap2::{Mmap, UncheckedAdvice};
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{TensorFile, bad_file, bad_tensor};
+use crate::error::Result;
+use crate::kernels::Quantised;
+
+/// The tensors of a folder.
+pub(crate) struct SafetensorsFolder {
+    folder: PathBuf,
+    files: Vec<Mmap>,
+    tensors: HashMap<String, Tensor>,
+}
+
+struct Tensor {
+    file: usize,
+    /// Where its bytes begin in the file.
+    start: usize,
+    bytes: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+/// Bytes that are copied before their pages are given back.
+const CHUNK: usize = 16 << 20;
+
+impl SafetensorsFolder {
+    /// Opens `name.safetensors`, or the shards that `name.safetensors.index.json` lists.
+    ///
+    /// # Errors
+    /// What is missing or damaged, with the file's name.
+    pub(crate) fn open(folder: &Path, name: &str) -> Result<Self> {
+        let index_path = folder.join(format!("{name}.safetensors.index.json"));
+        let paths: Vec<PathBuf> = if index_path.exists() {
+            let index: Index = serde_json::from_value(read_json(&index_path)?)
+                .map_err(|error| bad_file(&index_path, error))?;
+            let mut names: Vec<String> = index.weight_map.into_values().collect();
+            names.sort();
+            names.dedup();
+            names.into_iter().map(|name| folder.join(name)).collect()
+        } else {
+            vec![folder.join(format!("{name}.safetensors"))]
+        };
+        let mut opened = Self {
+            folder: folder.to_owned(),
+            files: Vec::new(),
+            tensors: HashMap::new(),
+        };
+        for path in paths {
+            opened.add(&path)?;
+        }
+        Ok(opened)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<()> {
+        let file = File::open(path).map_err(|error| {
+            bad_file(
+                path,
+                format!("{error}: a model needs its weights as safetensors"),
+            )
+        })?;
+        // SAFETY: the map is read-only. A file that another process changes while it is mapped gives wrong
+        // numbers or ends the process; model files are not changed in place.
+        #[allow(unsafe_code, reason = "memory-mapping a file is unsafe by nature")]
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| bad_file(path, error))?;
+        let parsed = SafeTensors::deserialize(&map)
+            .map_err(|error| bad_file(path, format!("damaged or no safetensors file: {error}")))?;
+        for (name, view) in parsed.iter() {
+            let tensor = Tensor {
+                file: self.files.len(),
+                start: view.data().as_ptr() as usize - map.as_ptr() as usize,
+                bytes: view.data().len(),
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+            };
+            self.tensors.insert(name.to_owned(), tensor);
+        }
+        self.files.push(map);
+        Ok(())
+    }
+
+    /// The names of all tensors, in order.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// A tensor's shape.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
+    }
+}
+
+impl TensorFile for SafetensorsFolder {
+    fn place(&self) -> String {
+        self.folder.display().to_string()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn read(&self, name: &str, shape: &[usize], into: &mut [f32]) -> Result<()> {
+        let problem = |problem: String| bad_tensor(self.place(), name, problem);
+        let tensor = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| problem("it is missing".to_owned()))?;
+        if tensor.shape != shape {
+            return Err(problem(format!(
+                "its shape is {:?} instead of {shape:?}",
+                tensor.shape
+            )));
+        }
+        let (size, convert): (usize, fn(&[u8]) -> f32) = match tensor.dtype {
+            Dtype::F32 => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            Dtype::F16 => (2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Dtype::BF16 => (2, |b| bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+            other => {
+                return Err(problem(format!(
+                    "its type is {other:?}; F32, F16 and BF16 are supported"
+                )));
+            }
+        };
+        let map = &self.files[tensor.file];
+        let data = &map[tensor.start..tensor.start + tensor.bytes];
+        for (index, (into, from)) in into
+            .chunks_mut(CHUNK / size)
+            .zip(data.chunks(CHUNK))
+            .enumerate()
+        {
+            match tensor.dtype {
+                // The common case without a call per number.
+                Dtype::F32 => {
+                    for (into, from) in into.iter_mut().zip(from.as_chunks::<4>().0) {
+                        *into = f32::from_le_bytes(*from);
+                    }
+                }
+                _ => {
+                    for (into, from) in into.iter_mut().zip(from.chunks_exact(size)) {
+                        *into = convert(from);
+                    }
+                }
+            }
+            // SAFETY: the map is of a file and read-only, so pages that are given back come again with the
+            // same bytes when they are read. Failing to give them back costs memory only.
+            #[allow(unsafe_code, reason = "advice to the kernel about mapped pages")]
+            let _advised = unsafe {
+                map.unchecked_advise_range(
+                    UncheckedAdvice::DontNeed,
+                    tensor.start + index * CHUNK,
+                    from.len(),
+                )
+            };
+        }
+        Ok(())
+    }
+
+    fn quantised(&self, _name: &str, _shape: &[usize]) -> Result<Option<Quantised>> {
+        Ok(None)
+    }
+}
+
+/// Reads a JSON file.
+///
+/// # Errors
+/// When it cannot be read or is no JSON, with its name.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    let text = fs::read_to_string(path).map_err(|error| bad_file(path, error))?;
+    serde_json::from_str(&text).map_err(|error| bad_file(path, error))
+}

@@ -1,0 +1,70 @@
+//! Where the tokens of a packed batch are and whom they see, as the layers need it.
+
+use std::ops::Range;
+
+use super::batch::Batch;
+use super::decoder::Decoder;
+use super::layer::LayerTape;
+use crate::kernels::attention::{self, Job, Span};
+use crate::kernels::{Angles, Rows};
+
+/// Who sees whom in a batch, and at which angles.
+pub(crate) struct Geometry {
+    pub(crate) positions: Vec<u32>,
+    pub(crate) angles: Angles,
+    /// The path of every segment.
+    paths: Vec<(usize, Vec<Range<usize>>)>,
+    pub(crate) trees: Vec<Vec<Vec<Range<usize>>>>,
+}
+
+impl Geometry {
+    pub(crate) fn new(decoder: &Decoder, batch: &Batch) -> Self {
+        let layout = &batch.layout;
+        let positions = layout.positions();
+        Self {
+            angles: Angles::new(&decoder.frequencies, &positions),
+            positions,
+            paths: (0..layout.segments())
+                .map(|segment| (layout.first_position(segment), layout.path(segment)))
+                .collect(),
+            trees: layout.trees(),
+        }
+    }
+
+    /// Attention of every segment over its path.
+    pub(crate) fn attend(&self, decoder: &Decoder, tape: &mut LayerTape) {
+        let config = &decoder.config;
+        let (q, kv) = (config.q_width(), config.kv_width());
+        let qkv = &tape.qkv;
+        let columns = |start: usize, width: usize| Rows {
+            data: &qkv[start..],
+            stride: q + 2 * kv,
+            width,
+        };
+        let jobs: Vec<Job<'_>> = self
+            .paths
+            .iter()
+            .filter_map(|(first_position, path)| {
+                let own = path.last().filter(|own| !own.is_empty())?;
+                Some(Job {
+                    queries: columns(0, q).slice(own.clone()),
+                    first_position: *first_position,
+                    path: path
+                        .iter()
+                        .map(|rows| Span {
+                            keys: columns(q, kv).slice(rows.clone()),
+                            values: columns(q + kv, kv).slice(rows.clone()),
+                        })
+                        .collect(),
+                })
+            })
+            .collect();
+        let tokens = self.positions.len();
+        attention::forward(
+            decoder.heads(),
+            &jobs,
+            tape.attended.reuse(tokens * q),
+            Some(tape.log_sums.reuse(tokens * config.num_heads)),
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! The gradient of a loss by every trainable parameter.
+
+use super::decoder::{Decoder, ParameterId};
+use crate::error::{AgentError, Result};
+use crate::kernels::Buffer;
+
+/// One buffer per trainable parameter; frozen parameters have none.
+#[derive(Clone, Debug)]
+pub struct Gradients {
+    slopes: Vec<Option<Buffer>>,
+}
+
+impl Gradients {
+    /// Zeros for every trainable parameter of `decoder`.
+    pub fn zeros(decoder: &Decoder) -> Self {
+        let slopes = decoder
+            .parameters
+            .iter()
+            .map(|parameter| {
+                parameter
+                    .trainable
+                    .then(|| Buffer::zeros(parameter.data.len()))
+            })
+            .collect();
+        Self { slopes }
+    }
+
+    /// Back to zeros, for the next update.
+    pub fn clear(&mut self) {
+        self.slopes
+            .iter_mut()
+            .flatten()
+            .for_each(|slope| slope.fill(0.0));
+    }
+
+    /// The gradient by the parameter at `index` in [`Decoder::parameters`], if it is trainable.
+    pub fn get(&self, index: usize) -> Option<&[f32]> {
+        self.slopes.get(index)?.as_deref()
+    }
+
+    pub(crate) fn of(&mut self, id: ParameterId) -> Option<&mut [f32]> {
+        self.slopes[id.0].as_deref_mut()
+    }
+
+    /// Two parameters at once, both trainable and different.
+    pub(crate) fn of_two(
+        &mut self,
+        a: ParameterId,
+        b: ParameterId,
+    ) -> Option<(&mut [f32], &mut [f32])> {
+        match self.slopes.get_disjoint_mut([a.0, b.0]) {
+            Ok([Some(a), Some(b)]) => Some((a, b)),
+            _ => None,
+        }
+    }
+
+    /// The Euclidean norm over all parameters, in f64.
+    pub fn norm(&self) -> f64 {
+        let squares = |slope: &Buffer| -> f64 {
+            let chunks = slope.chunks(4096);
+            chunks
+                .map(|chunk| f64::from(chunk.iter().map(|g| g * g).sum::<f32>()))
+                .sum()
+        };
+        self.slopes
+            .iter()
+            .flatten()
+            .map(squares)
+            .sum::<f64>()
+            .sqrt()
+    }
+
+    /// Fails if a trainable parameter of `decoder` has no gradient but zeros: then training would silently
+    /// leave it as it is.
+    ///
+    /// # Errors
+    /// [`AgentError::NoGradient`] with the parameters' names, or [`AgentError::NotFinite`].
+    pub fn check_flow(&self, decoder: &Decoder) -> Result<()> {
+        let mut missing = Vec::new();
+        for (parameter, slope) in decoder.parameters.iter().zip(&self.slopes) {
+            let Some(slope) = slope else { continue };
+            if slope.iter().any(|g| !g.is_finite()) {
+                return Err(AgentError::NotFinite {
+                    what: format!("the gradient by {}", parameter.name),
+                });
+            }
+            if slope.iter().all(|g| *g == 0.0) {
+                missing.push(parameter.name.clone());
+            }
+        }
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(AgentError::NoGradient { tensors: missing }),
+        }
+    }
+}
