@@ -3,6 +3,7 @@
 //! Knows files of models, not of runs.
 
 mod batch;
+mod cache;
 mod composition;
 mod config;
 mod decoder;
@@ -15,8 +16,10 @@ mod lora;
 mod names;
 mod open;
 mod pass;
+mod step;
 
 pub use batch::{Batch, Scored};
+pub use cache::Cache;
 pub use composition::Composition;
 pub use config::{Family, Llama3Scaling, ModelConfig, NormKind, Positions};
 pub use decoder::{Decoder, Parameter, ParameterId};
@@ -24,3 +27,4 @@ pub use gradients::Gradients;
 pub use layout::Layout;
 pub use open::Weights;
 pub use pass::{Adapters, Keep, Tape};
+pub use step::StepMemory;

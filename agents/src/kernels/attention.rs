@@ -64,13 +64,27 @@ impl Heads {
     }
 }
 
-/// A stretch of a path: keys and values of some tokens, `[n, keys · dim]` each.
+/// A stretch of a path: keys and values of some tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Span<'a> {
-    /// One row a token.
-    pub keys: Rows<'a>,
-    /// One row a token.
+    /// The keys.
+    pub keys: Keys<'a>,
+    /// The values, `[n, keys · dim]`.
     pub values: Rows<'a>,
+}
+
+/// The keys of some tokens.
+#[derive(Clone, Copy, Debug)]
+pub enum Keys<'a> {
+    /// One row a token, `[n, keys · dim]`.
+    Rows(Rows<'a>),
+    /// One column a token, `[keys · dim, n]`: the way they are multiplied, which a cache keeps them in.
+    Columns {
+        /// From the first entry of the first token on.
+        data: &'a [f32],
+        /// From one entry of a token to its next.
+        step: usize,
+    },
 }
 
 /// Queries of one sequence, at consecutive positions, and the path that they see.
@@ -198,7 +212,8 @@ impl WithSimd for Forward<'_> {
         let end = (first + rows.len()).div_ceil(KEYS);
         let mut cursor = Cursor::default();
         for base in (start * KEYS..end * KEYS).step_by(KEYS) {
-            cursor.gather(heads, &job.path, head, base, scratch);
+            let memory = [&mut scratch.keys_transposed, &mut scratch.values];
+            let [keys, values] = cursor.block(heads, &job.path, head, base, memory);
             for step in (0..count).step_by(STEP) {
                 let at = step..count.min(step + STEP);
                 let seen = |at: usize| in_block(heads.seen(first + at / group), base);
@@ -212,7 +227,7 @@ impl WithSimd for Forward<'_> {
                     simd,
                     [at.len(), heads.dim, KEYS],
                     by_rows(&scratch.queries[numbers.clone()], padded),
-                    grid(&scratch.keys_transposed, KEYS),
+                    keys,
                     grid_mut(scores, KEYS),
                 );
                 let out = &mut scratch.out[numbers];
@@ -244,7 +259,7 @@ impl WithSimd for Forward<'_> {
                     simd,
                     [at.len(), KEYS, padded],
                     by_rows(scores, KEYS),
-                    grid(&scratch.values, padded),
+                    values,
                     grid_mut(out, padded),
                 );
             }
@@ -301,45 +316,94 @@ struct Cursor {
 }
 
 impl Cursor {
-    /// Copies the keys and values at `base..base + 64`, zeros where the path is over: keys transposed to
-    /// `[dim, 64]`, and both as `[64, padded]`. Bases must not descend.
+    /// The keys `[dim, 64]` and values `[64, padded]` at `base..base + 64`, zeros where the path is over: in
+    /// place where one span has them all, else copied into `memory`. Bases must not descend.
     #[inline(always)]
-    fn gather(
+    fn block<'a>(
+        &mut self,
+        heads: Heads,
+        path: &'a [Span<'a>],
+        head: usize,
+        base: usize,
+        memory: [&'a mut Buffer; 2],
+    ) -> [Grid<&'a [f32]>; 2] {
+        let (padded, dim) = (heads.padded(), heads.dim);
+        let (first, offset) = (head * dim, base - self.start);
+        if let Some(span) = path.get(self.span)
+            && offset + KEYS <= span.values.len()
+            && let Keys::Columns { data, step } = span.keys
+            && padded == dim
+        {
+            self.skip(path, offset + KEYS);
+            let values = &span.values.data[offset * span.values.stride + first..];
+            return [
+                grid(&data[first * step + offset..], step),
+                grid(values, span.values.stride),
+            ];
+        }
+        let [keys, values] = memory;
+        self.copy(heads, path, head, base, [&mut *keys, &mut *values]);
+        [grid(keys, KEYS), grid(values, padded)]
+    }
+
+    /// As [`Self::block`], always copied.
+    #[inline(always)]
+    fn copy(
         &mut self,
         heads: Heads,
         path: &[Span<'_>],
         head: usize,
         base: usize,
-        scratch: &mut Scratch,
+        [keys, values]: [&mut Buffer; 2],
     ) {
         let (padded, dim) = (heads.padded(), heads.dim);
         let columns = head * dim..(head + 1) * dim;
-        let transposed = scratch.keys_transposed.reuse(dim * KEYS);
-        let values = scratch.values.reuse_zeroed(KEYS * padded);
+        let keys = keys.reuse(dim * KEYS);
+        let values = values.reuse_zeroed(KEYS * padded);
         let mut filled = 0;
         while filled < KEYS
             && let Some(span) = path.get(self.span)
         {
             let offset = base + filled - self.start;
-            let here = span.keys.len().saturating_sub(offset).min(KEYS - filled);
-            for row in offset..offset + here {
-                let key = &span.keys.row(row)[columns.clone()];
-                for (into, key) in transposed[filled..].iter_mut().step_by(KEYS).zip(key) {
-                    *into = *key;
+            let here = (span.values.len() - offset).min(KEYS - filled);
+            match span.keys {
+                Keys::Rows(rows) => {
+                    for (at, row) in (filled..).zip(offset..offset + here) {
+                        let key = &rows.row(row)[columns.clone()];
+                        for (into, key) in keys[at..].iter_mut().step_by(KEYS).zip(key) {
+                            *into = *key;
+                        }
+                    }
                 }
-                values[filled * padded..][..dim]
-                    .copy_from_slice(&span.values.row(row)[columns.clone()]);
-                filled += 1;
+                Keys::Columns { data, step } => {
+                    for (into, entry) in keys.chunks_exact_mut(KEYS).zip(columns.clone()) {
+                        into[filled..filled + here]
+                            .copy_from_slice(&data[entry * step + offset..][..here]);
+                    }
+                }
             }
-            if offset + here == span.keys.len() {
-                self.start += span.keys.len();
-                self.span += 1;
+            for (into, row) in values[filled * padded..]
+                .chunks_mut(padded)
+                .zip(offset..offset + here)
+            {
+                into[..dim].copy_from_slice(&span.values.row(row)[columns.clone()]);
             }
+            filled += here;
+            self.skip(path, offset + here);
         }
         if filled < KEYS {
-            for row in transposed.chunks_exact_mut(KEYS) {
+            for row in keys.chunks_exact_mut(KEYS) {
                 row[filled..].fill(0.0);
             }
+        }
+    }
+
+    /// Goes on to the next span once `offset` tokens of this one are done.
+    fn skip(&mut self, path: &[Span<'_>], offset: usize) {
+        let len = path[self.span].values.len();
+        if offset == len {
+            self.start += len;
+            self.span += 1;
         }
     }
 }
@@ -418,7 +482,7 @@ impl WithSimd for Backward<'_> {
         let spans: Vec<Span<'_>> = path
             .iter()
             .map(|rows| Span {
-                keys: columns(q_width, kv_width).slice(rows.clone()),
+                keys: Keys::Rows(columns(q_width, kv_width).slice(rows.clone())),
                 values: columns(q_width + kv_width, kv_width).slice(rows.clone()),
             })
             .collect();
@@ -465,7 +529,8 @@ impl WithSimd for Backward<'_> {
         let mut cursor = Cursor::default();
         for base in (start * KEYS..end * KEYS).step_by(KEYS) {
             // 2. A block of keys and values, both ways round.
-            cursor.gather(heads, &spans, head, base, scratch);
+            let memory = [&mut scratch.keys_transposed, &mut scratch.values];
+            cursor.copy(heads, &spans, head, base, memory);
             transpose(
                 &scratch.keys_transposed,
                 KEYS,
@@ -710,7 +775,7 @@ mod tests {
                     path: path
                         .iter()
                         .map(|rows| Span {
-                            keys: columns(q, kv).slice(rows.clone()),
+                            keys: Keys::Rows(columns(q, kv).slice(rows.clone())),
                             values: columns(q + kv, kv).slice(rows.clone()),
                         })
                         .collect(),
@@ -777,26 +842,54 @@ mod tests {
         };
         let qkv = numbers(1, 153 * 8 * 16);
         let (out, _) = run(heads, &qkv);
-        // The last query of the third segment alone, its path cut into single tokens.
-        let whole = &jobs(heads, &qkv)[2];
-        let single = |rows: Rows<'_>| (0..rows.len()).map(|r| r..r + 1).collect::<Vec<_>>();
-        let job = Job {
-            queries: whole.queries.slice(69..70),
-            first_position: whole.first_position + 69,
-            path: whole
-                .path
-                .iter()
-                .flat_map(|span| {
-                    single(span.keys).into_iter().map(|row| Span {
-                        keys: span.keys.slice(row.clone()),
-                        values: span.values.slice(row),
-                    })
+        // The last query of the third segment alone, its path in other pieces and kept in columns.
+        let all = jobs(heads, &qkv);
+        let job = &all[2];
+        let (keys, values): (Vec<f32>, Vec<f32>) = job
+            .path
+            .iter()
+            .flat_map(|span| {
+                let Keys::Rows(keys) = span.keys else {
+                    panic!("the batch has rows")
+                };
+                (0..keys.len()).flat_map(move |row| keys.row(row).iter().zip(span.values.row(row)))
+            })
+            .unzip();
+        let count = keys.len() / 32;
+        let columns: Vec<f32> = (0..keys.len())
+            .map(|at| keys[at % count * 32 + at / count])
+            .collect();
+        for cuts in [
+            vec![count],
+            vec![1; count],
+            vec![70, 1, 69],
+            vec![3, 127, 10],
+        ] {
+            let mut start = 0;
+            let path = cuts
+                .into_iter()
+                .map(|length| {
+                    start += length;
+                    let rows = start - length..start;
+                    let step = count;
+                    Span {
+                        keys: Keys::Columns {
+                            data: &columns[rows.start..],
+                            step,
+                        },
+                        values: Rows::new(&values, 32).slice(rows),
+                    }
                 })
-                .collect(),
-        };
-        let mut alone = vec![0.0; 64];
-        forward(heads, &[job], &mut alone, None);
-        assert_eq!(alone, out[144 * 64..145 * 64]);
+                .collect();
+            let job = Job {
+                queries: job.queries.slice(69..70),
+                first_position: job.first_position + 69,
+                path,
+            };
+            let mut alone = vec![0.0; 64];
+            forward(heads, &[job], &mut alone, None);
+            assert_eq!(alone, out[144 * 64..145 * 64]);
+        }
     }
 
     #[test]

@@ -12,7 +12,8 @@ pub(super) struct Left<'a> {
     pub(super) column_step: usize,
 }
 
-/// Numbers in rows, of which each holds `step` numbers more than the one before it began with.
+/// Numbers in rows: each begins `step` numbers after the one before it.
+#[derive(Clone, Copy)]
 pub(super) struct Grid<T> {
     pub(super) data: T,
     pub(super) step: usize,

@@ -44,7 +44,37 @@ pub enum Scales {
     Single(Vec<f32>),
 }
 
+impl Codes {
+    fn fours(&self) -> Option<&Vec<u8>> {
+        match self {
+            Self::Four(codes) => Some(codes),
+            Self::Eight(_) => None,
+        }
+    }
+
+    fn eights(&self) -> Option<&Vec<i8>> {
+        match self {
+            Self::Eight(codes) => Some(codes),
+            Self::Four(_) => None,
+        }
+    }
+}
+
 impl Scales {
+    fn halves(&self) -> Option<&Vec<f16>> {
+        match self {
+            Self::Half(values) => Some(values),
+            Self::Single(_) => None,
+        }
+    }
+
+    fn singles(&self) -> Option<&Vec<f32>> {
+        match self {
+            Self::Single(values) => Some(values),
+            Self::Half(_) => None,
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Half(values) => values.len(),
@@ -126,6 +156,55 @@ impl Quantised {
             Codes::Eight(codes) => codes.len(),
         };
         codes + self.scales.bytes() + self.offsets.as_ref().map_or(0, Scales::bytes)
+    }
+
+    /// The rows of all `parts` in one matrix, where they are quantised alike; else the parts again.
+    ///
+    /// # Errors
+    /// The parts.
+    pub fn stacked(parts: Vec<Self>) -> Result<Self, Vec<Self>> {
+        fn join<T: Copy>(parts: &[&Vec<T>]) -> Vec<T> {
+            parts.iter().flat_map(|part| part.iter().copied()).collect()
+        }
+        fn scales(parts: &[&Scales]) -> Option<Scales> {
+            let halves: Option<Vec<&Vec<f16>>> = parts.iter().map(|part| part.halves()).collect();
+            let singles: Option<Vec<&Vec<f32>>> = parts.iter().map(|part| part.singles()).collect();
+            match (halves, singles) {
+                (Some(halves), _) => Some(Scales::Half(join(&halves))),
+                (_, Some(singles)) => Some(Scales::Single(join(&singles))),
+                (None, None) => None,
+            }
+        }
+        let stack = || {
+            let (width, block) = (parts.first()?.width, parts.first()?.block);
+            if parts
+                .iter()
+                .any(|part| (part.width, part.block) != (width, block))
+            {
+                return None;
+            }
+            let fours: Option<Vec<&Vec<u8>>> =
+                parts.iter().map(|part| part.codes.fours()).collect();
+            let eights: Option<Vec<&Vec<i8>>> =
+                parts.iter().map(|part| part.codes.eights()).collect();
+            let codes = match (fours, eights) {
+                (Some(fours), _) => Codes::Four(join(&fours)),
+                (_, Some(eights)) => Codes::Eight(join(&eights)),
+                (None, None) => return None,
+            };
+            let offsets: Vec<&Scales> = parts
+                .iter()
+                .filter_map(|part| part.offsets.as_ref())
+                .collect();
+            let offsets = match offsets.len() {
+                0 => None,
+                count if count == parts.len() => Some(scales(&offsets)?),
+                _ => return None,
+            };
+            let all: Vec<&Scales> = parts.iter().map(|part| &part.scales).collect();
+            Some(Self::new(width, block, codes, scales(&all)?, offsets))
+        };
+        stack().ok_or(parts)
     }
 
     /// The same matrix with its rows in another order: row `i` is what was row `order[i]`.
@@ -283,18 +362,23 @@ mod avx512 {
     //! converted. The terms of a sum are added as in the tiles: sixteen lanes, in order.
 
     use std::arch::x86_64::{
-        __m128i, __m512, _mm_loadu_si128, _mm512_add_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
-        _mm512_cvtepu8_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mul_ps,
+        __m128i, __m512, _mm_loadu_si128, _mm256_maskz_loadu_epi16, _mm512_add_ps,
+        _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_mul_ps,
         _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setr_ps,
         _mm512_setzero_ps, _mm512_srli_epi32,
     };
     use std::ops::Range;
 
-    use super::super::linear::Destination;
-    use super::{Codes, Quantised};
+    use super::super::linear::{Destination, prefetch};
+    use super::{Codes, Quantised, Scales};
 
     /// Rows at once: enough sums that none waits for itself.
     const ROWS: usize = 4;
+    /// Blocks of each row at once.
+    const BLOCKS: usize = 64;
+    /// Their scales, or offsets.
+    type Factors = [[f32; BLOCKS]; ROWS];
 
     /// # Safety
     /// The processor must have AVX-512 F, BW, DQ and VL.
@@ -308,47 +392,60 @@ mod avx512 {
     ) {
         let (width, block) = (matrix.width, matrix.block);
         let blocks = width / block;
-        let mut scales = vec![0.0_f32; ROWS * blocks];
-        let mut offsets = vec![0.0_f32; ROWS * blocks];
+        let mut scales: Factors = [[0.0; BLOCKS]; ROWS];
+        let mut offsets: Factors = [[0.0; BLOCKS]; ROWS];
         let x = &x[..width];
         let mut first = range.start;
         while first < range.end {
             let rows = (range.end - first).min(ROWS);
-            matrix
-                .scales
-                .read(first * blocks, &mut scales[..rows * blocks]);
-            if let Some(source) = &matrix.offsets {
-                source.read(first * blocks, &mut offsets[..rows * blocks]);
-            }
-            let (scales, offsets) = (&scales[..rows * blocks], &offsets[..rows * blocks]);
             let mut sums = [_mm512_setzero_ps(); ROWS];
-            // SAFETY of both calls: this function's own promise.
-            match (&matrix.codes, rows) {
-                (Codes::Four(codes), ROWS) => unsafe {
-                    four::<ROWS>(&codes[first * width / 2..], scales, offsets, x, &mut sums);
-                },
-                (Codes::Eight(codes), ROWS) => unsafe {
-                    eight::<ROWS>(
-                        &codes[first * width..],
-                        scales,
-                        offsets,
-                        x,
-                        block,
-                        &mut sums,
-                    );
-                },
-                (codes, _) => {
-                    for row in 0..rows {
-                        let (scales, offsets) = (&scales[row * blocks..], &offsets[row * blocks..]);
-                        let at = (first + row) * width;
-                        let sum = &mut sums[row..=row];
-                        match codes {
-                            Codes::Four(codes) => unsafe {
-                                four::<1>(&codes[at / 2..], scales, offsets, x, sum);
-                            },
-                            Codes::Eight(codes) => unsafe {
-                                eight::<1>(&codes[at..], scales, offsets, x, block, sum);
-                            },
+            for start in (0..blocks).step_by(BLOCKS) {
+                let count = (blocks - start).min(BLOCKS);
+                let x = &x[start * block..(start + count) * block];
+                for row in 0..rows {
+                    let at = (first + row) * blocks + start;
+                    // SAFETY: this function's own promise.
+                    unsafe {
+                        read(&matrix.scales, at, &mut scales[row][..count]);
+                        if let Some(source) = &matrix.offsets {
+                            read(source, at, &mut offsets[row][..count]);
+                        }
+                    }
+                }
+                let column = first * width + start * block;
+                // SAFETY of the calls: this function's own promise.
+                match (&matrix.codes, rows) {
+                    (Codes::Four(codes), ROWS) => unsafe {
+                        four::<ROWS>(&codes[column / 2..], width, &scales, &offsets, x, &mut sums);
+                    },
+                    (Codes::Eight(codes), ROWS) => unsafe {
+                        let stride = (width, block);
+                        eight::<ROWS>(&codes[column..], stride, &scales, &offsets, x, &mut sums);
+                    },
+                    (codes, _) => {
+                        for row in 0..rows {
+                            let column = column + row * width;
+                            let (scales, offsets, sum) = (
+                                [scales[row]; ROWS],
+                                [offsets[row]; ROWS],
+                                &mut sums[row..=row],
+                            );
+                            match codes {
+                                Codes::Four(codes) => unsafe {
+                                    four::<1>(
+                                        &codes[column / 2..],
+                                        width,
+                                        &scales,
+                                        &offsets,
+                                        x,
+                                        sum,
+                                    );
+                                },
+                                Codes::Eight(codes) => unsafe {
+                                    let stride = (width, block);
+                                    eight::<1>(&codes[column..], stride, &scales, &offsets, x, sum);
+                                },
+                            }
                         }
                     }
                 }
@@ -363,38 +460,61 @@ mod avx512 {
         }
     }
 
+    /// As [`Scales::read`], sixteen at a time.
+    ///
+    /// # Safety
+    /// As [`one_row`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
+    unsafe fn read(source: &Scales, start: usize, into: &mut [f32]) {
+        let Scales::Half(values) = source else {
+            source.read(start, into);
+            return;
+        };
+        let values = &values[start..start + into.len()];
+        for (from, into) in values.chunks(16).zip(into.chunks_mut(16)) {
+            let mask = u16::MAX >> (16 - into.len());
+            // SAFETY: the mask admits as many lanes as both chunks have.
+            unsafe {
+                let halves = _mm256_maskz_loadu_epi16(mask, from.as_ptr().cast());
+                _mm512_mask_storeu_ps(into.as_mut_ptr(), mask, _mm512_cvtph_ps(halves));
+            }
+        }
+    }
+
+    /// `R` rows of 4-bit codes, of which the columns of `x` begin at `codes`.
+    ///
     /// # Safety
     /// As [`one_row`].
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
     unsafe fn four<const R: usize>(
         codes: &[u8],
-        scales: &[f32],
-        offsets: &[f32],
+        width: usize,
+        scales: &Factors,
+        offsets: &Factors,
         x: &[f32],
         sums: &mut [__m512],
     ) {
-        let blocks = x.len() / 32;
-        let (codes, scales, offsets) = (
-            &codes[..R * blocks * 16],
-            &scales[..R * blocks],
-            &offsets[..R * blocks],
-        );
+        let (stride, blocks) = (width / 2, (x.len() / 32).min(BLOCKS));
+        let codes = codes[..(R - 1) * stride + blocks * 16].as_ptr();
         let digits = _mm512_setr_ps(
             0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
         );
         let mut partial = [_mm512_setzero_ps(); R];
+        partial.copy_from_slice(&sums[..R]);
         for block in 0..blocks {
-            // SAFETY: `block < blocks`, so all loads end inside the slices, which were cut to size above.
+            // The rows after these come next; of them, as many bytes as are read here.
+            prefetch(codes.wrapping_add(R * stride + block * R * 16).cast());
+            // SAFETY: `block < blocks` and `row < R`, so all loads end inside `x`, whose length is at least
+            // `32 * blocks`, and inside `codes`, which was cut to size above.
             unsafe {
                 let low_x = _mm512_loadu_ps(x.as_ptr().add(block * 32));
                 let high_x = _mm512_loadu_ps(x.as_ptr().add(block * 32 + 16));
                 for (row, sum) in partial.iter_mut().enumerate() {
-                    let at = row * blocks + block;
-                    let scale = _mm512_set1_ps(*scales.get_unchecked(at));
-                    let offset = _mm512_set1_ps(*offsets.get_unchecked(at));
+                    let scale = _mm512_set1_ps(*scales[row].get_unchecked(block));
+                    let offset = _mm512_set1_ps(*offsets[row].get_unchecked(block));
                     let values = _mm512_add_ps(_mm512_mul_ps(digits, scale), offset);
-                    let packed = _mm_loadu_si128(codes.as_ptr().add(at * 16).cast::<__m128i>());
-                    let wide = _mm512_cvtepu8_epi32(packed);
+                    let at = codes.add(row * stride + block * 16);
+                    let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast::<__m128i>()));
                     // The look-up takes the lowest four bits of each lane and ignores the others.
                     let low = _mm512_permutexvar_ps(wide, values);
                     let high = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(wide), values);
@@ -406,39 +526,41 @@ mod avx512 {
         sums[..R].copy_from_slice(&partial);
     }
 
+    /// `R` rows of 8-bit codes, of which the columns of `x` begin at `codes`; `(width, block)` of the matrix.
+    ///
     /// # Safety
     /// As [`one_row`].
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
     unsafe fn eight<const R: usize>(
         codes: &[i8],
-        scales: &[f32],
-        offsets: &[f32],
+        (stride, block): (usize, usize),
+        scales: &Factors,
+        offsets: &Factors,
         x: &[f32],
-        block: usize,
         sums: &mut [__m512],
     ) {
-        let blocks = x.len() / block;
-        let (codes, scales, offsets) = (
-            &codes[..R * x.len()],
-            &scales[..R * blocks],
-            &offsets[..R * blocks],
-        );
+        let per_block = block / 16;
+        let blocks = (x.len() / block).min(BLOCKS);
+        let codes = codes[..(R - 1) * stride + blocks * block].as_ptr();
         let mut partial = [_mm512_setzero_ps(); R];
-        for start in (0..x.len()).step_by(16) {
-            // SAFETY: `start + 16 <= x.len()`, whose length is a multiple of 16, so all loads end inside the
-            // slices, which were cut to size above.
-            unsafe {
-                let x_lanes = _mm512_loadu_ps(x.as_ptr().add(start));
-                for (row, sum) in partial.iter_mut().enumerate() {
-                    let at = row * blocks + start / block;
-                    let scale = _mm512_set1_ps(*scales.get_unchecked(at));
-                    let offset = _mm512_set1_ps(*offsets.get_unchecked(at));
-                    let packed = _mm_loadu_si128(
-                        codes.as_ptr().add(row * x.len() + start).cast::<__m128i>(),
-                    );
-                    let digits = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(packed));
-                    let values = _mm512_add_ps(_mm512_mul_ps(digits, scale), offset);
-                    *sum = _mm512_fmadd_ps(values, x_lanes, *sum);
+        partial.copy_from_slice(&sums[..R]);
+        for block in 0..blocks {
+            for part in 0..per_block {
+                let start = (block * per_block + part) * 16;
+                prefetch(codes.wrapping_add(R * stride + start * R).cast());
+                // SAFETY: `block < blocks`, `part < per_block` and `row < R`, so all loads end inside `x`,
+                // whose length is at least `blocks` blocks, and inside `codes`, which was cut to size above.
+                unsafe {
+                    let x = _mm512_loadu_ps(x.as_ptr().add(start));
+                    for (row, sum) in partial.iter_mut().enumerate() {
+                        let scale = _mm512_set1_ps(*scales[row].get_unchecked(block));
+                        let offset = _mm512_set1_ps(*offsets[row].get_unchecked(block));
+                        let packed =
+                            _mm_loadu_si128(codes.add(row * stride + start).cast::<__m128i>());
+                        let digits = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(packed));
+                        let values = _mm512_add_ps(_mm512_mul_ps(digits, scale), offset);
+                        *sum = _mm512_fmadd_ps(values, x, *sum);
+                    }
                 }
             }
         }
@@ -503,6 +625,22 @@ mod tests {
                     matrix.linear(x, Some(&bias), Target::add(&mut actual, rows));
                     assert_eq!(expected, actual, "{rows} {width} {count}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_quantised_alike_can_be_stacked() {
+        for matrix in matrices(5, 64) {
+            let twice = Quantised::stacked(vec![matrix.clone(), matrix.clone()]).unwrap();
+            let once = dequantised(&matrix);
+            assert_eq!(dequantised(&twice), [once.as_slice(), &once].concat());
+        }
+        for (index, first) in matrices(5, 64).into_iter().enumerate() {
+            for (other, second) in matrices(5, 64).into_iter().enumerate() {
+                let stacked = Quantised::stacked(vec![first.clone(), second]);
+                assert_eq!(stacked.is_ok(), index == other);
+                assert!(stacked.is_ok() || stacked.unwrap_err().len() == 2);
             }
         }
     }

@@ -105,19 +105,24 @@ impl FileSource<'_> {
             (name, [&[source.rows.len()], &shape[1..]].concat())
         };
         if self.keep_quantised && shape.len() == 2 {
-            let mut pieces = Vec::new();
+            let mut matrices = Vec::new();
             for source in sources {
                 let (name, shape) = of(source);
                 let Some(matrix) = self.file.quantised(&name, &shape)? else {
                     break;
                 };
-                pieces.push(Stored::Quantised(Box::new(match source.order(config) {
+                matrices.push(match source.order(config) {
                     Some(order) => matrix.reordered(&order),
                     None => matrix,
-                })));
+                });
             }
-            if pieces.len() == sources.len() {
-                return Ok(pieces);
+            if matrices.len() == sources.len() {
+                let stacked =
+                    Quantised::stacked(matrices).map_or_else(|parts| parts, |one| vec![one]);
+                return Ok(stacked
+                    .into_iter()
+                    .map(|part| Stored::Quantised(Box::new(part)))
+                    .collect());
             }
         }
         let mut values = Buffer::zeros(shape.iter().product());

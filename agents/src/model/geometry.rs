@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::batch::Batch;
 use super::decoder::Decoder;
 use super::layer::LayerTape;
-use crate::kernels::attention::{self, Job, Span};
+use crate::kernels::attention::{self, Job, Keys, Span};
 use crate::kernels::{Angles, Rows};
 
 /// Who sees whom in a batch, and at which angles.
@@ -52,7 +52,7 @@ impl Geometry {
                     path: path
                         .iter()
                         .map(|rows| Span {
-                            keys: columns(q, kv).slice(rows.clone()),
+                            keys: Keys::Rows(columns(q, kv).slice(rows.clone())),
                             values: columns(q + kv, kv).slice(rows.clone()),
                         })
                         .collect(),
