@@ -385,17 +385,17 @@ fn a_fork_shares_memory_and_what_is_left_alone_is_continued_in_place() {
     let mut memory = StepMemory::default();
     let mut trunk = Cache::new(&decoder);
     decoder
-        .extend(&mut [(&mut trunk, &[1; 20])], Adapters::On, &mut memory)
+        .extend(&mut [(&mut trunk, &[1; 32])], Adapters::On, &mut memory)
         .unwrap();
     let whole = trunk.own_bytes();
-    // 2 layers of k and v, 16 numbers each, of 20 tokens.
-    assert_eq!(whole, 2 * 2 * 16 * 20 * 4);
+    // 2 layers of k and v, 16 numbers each, of 32 tokens.
+    assert_eq!(whole, 2 * 2 * 16 * 32 * 4);
     let mut branches: Vec<Cache> = (0..10).map(|_| trunk.fork()).collect();
     for branch in &mut branches {
         decoder
             .extend(&mut [(&mut *branch, &[2])], Adapters::On, &mut memory)
             .unwrap();
-        assert_eq!(branch.own_bytes(), whole / 20);
+        assert_eq!(branch.own_bytes(), whole / 32);
     }
     assert_eq!(trunk.own_bytes(), 0);
     drop(branches);

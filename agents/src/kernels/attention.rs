@@ -18,7 +18,7 @@ use super::buffer::{Buffer, LINE};
 use super::exp::exp;
 use super::lanes::{self, lane_sum};
 use super::linear::{Rows, arch};
-use super::panel::{Grid, Left, panel_add};
+use super::panel::{Left, Out, Right, panel_add};
 use super::parallel::{self, Parts};
 
 /// Keys per block.
@@ -78,12 +78,13 @@ pub struct Span<'a> {
 pub enum Keys<'a> {
     /// One row a token, `[n, keys · dim]`.
     Rows(Rows<'a>),
-    /// One column a token, `[keys · dim, n]`: the way they are multiplied, which a cache keeps them in.
-    Columns {
-        /// From the first entry of the first token on.
+    /// One column a token, the way they are multiplied: panels `[keys · dim, width]` of `width` tokens each,
+    /// one after the other, of which the last need not be full.
+    Panels {
+        /// From the first panel on.
         data: &'a [f32],
-        /// From one entry of a token to its next.
-        step: usize,
+        /// Tokens per panel, at most 16.
+        width: usize,
     },
 }
 
@@ -228,7 +229,7 @@ impl WithSimd for Forward<'_> {
                     [at.len(), heads.dim, KEYS],
                     by_rows(&scratch.queries[numbers.clone()], padded),
                     keys,
-                    grid_mut(scores, KEYS),
+                    into_rows(scores, KEYS),
                 );
                 let out = &mut scratch.out[numbers];
                 let states = scratch.sums[at.clone()]
@@ -260,7 +261,7 @@ impl WithSimd for Forward<'_> {
                     [at.len(), KEYS, padded],
                     by_rows(scores, KEYS),
                     values,
-                    grid_mut(out, padded),
+                    into_rows(out, padded),
                 );
             }
         }
@@ -326,24 +327,28 @@ impl Cursor {
         head: usize,
         base: usize,
         memory: [&'a mut Buffer; 2],
-    ) -> [Grid<&'a [f32]>; 2] {
+    ) -> [Right<'a>; 2] {
         let (padded, dim) = (heads.padded(), heads.dim);
         let (first, offset) = (head * dim, base - self.start);
         if let Some(span) = path.get(self.span)
             && offset + KEYS <= span.values.len()
-            && let Keys::Columns { data, step } = span.keys
+            && let Keys::Panels { data, width: LINE } = span.keys
             && padded == dim
+            && offset % LINE == 0
         {
             self.skip(path, offset + KEYS);
+            let panel = heads.keys * dim * LINE;
+            let keys = Right {
+                data: &data[offset / LINE * panel + first * LINE..],
+                step: LINE,
+                group: panel,
+            };
             let values = &span.values.data[offset * span.values.stride + first..];
-            return [
-                grid(&data[first * step + offset..], step),
-                grid(values, span.values.stride),
-            ];
+            return [keys, Right::rows(values, span.values.stride)];
         }
         let [keys, values] = memory;
         self.copy(heads, path, head, base, [&mut *keys, &mut *values]);
-        [grid(keys, KEYS), grid(values, padded)]
+        [Right::rows(keys, KEYS), Right::rows(values, padded)]
     }
 
     /// As [`Self::block`], always copied.
@@ -375,10 +380,20 @@ impl Cursor {
                         }
                     }
                 }
-                Keys::Columns { data, step } => {
-                    for (into, entry) in keys.chunks_exact_mut(KEYS).zip(columns.clone()) {
-                        into[filled..filled + here]
-                            .copy_from_slice(&data[entry * step + offset..][..here]);
+                Keys::Panels { data, width } => {
+                    let mut token = offset;
+                    while token < offset + here {
+                        // The tokens that one panel has.
+                        let run = (width - token % width).min(offset + here - token);
+                        let start = token / width * heads.keys * dim * width + token % width;
+                        let at = filled + token - offset;
+                        for (into, entry) in keys.chunks_exact_mut(KEYS).zip(columns.clone()) {
+                            let from = &data[start + entry * width..][..run];
+                            for (into, from) in into[at..].iter_mut().zip(from) {
+                                *into = *from;
+                            }
+                        }
+                        token += run;
                     }
                 }
             }
@@ -563,21 +578,21 @@ impl WithSimd for Backward<'_> {
                 scores.fill(0.0);
                 slopes.fill(0.0);
                 let shape = [rows.len(), dim, KEYS];
-                let keys_turned = grid(&scratch.keys_transposed, KEYS);
+                let keys_turned = Right::rows(&scratch.keys_transposed, KEYS);
                 panel_add(
                     simd,
                     shape,
                     by_rows(queries, padded),
                     keys_turned,
-                    grid_mut(scores, KEYS),
+                    into_rows(scores, KEYS),
                 );
-                let values_turned = grid(values_transposed, KEYS);
+                let values_turned = Right::rows(values_transposed, KEYS);
                 panel_add(
                     simd,
                     shape,
                     by_rows(out_slopes, padded),
                     values_turned,
-                    grid_mut(slopes, KEYS),
+                    into_rows(slopes, KEYS),
                 );
                 for ((at, scores), slopes) in rows
                     .clone()
@@ -596,30 +611,33 @@ impl WithSimd for Backward<'_> {
                     row_step: 1,
                     column_step: KEYS,
                 };
-                let query_slopes = grid_mut(&mut scratch.query_slopes[numbers], padded);
+                let query_slopes = into_rows(&mut scratch.query_slopes[numbers], padded);
                 let shape = [rows.len(), KEYS, padded];
                 panel_add(
                     simd,
                     shape,
                     by_rows(slopes, KEYS),
-                    grid(keys, padded),
+                    Right::rows(keys, padded),
                     query_slopes,
                 );
                 let shape = [KEYS, rows.len(), padded];
-                let (out_slopes, queries) = (grid(out_slopes, padded), grid(queries, padded));
+                let (out_slopes, queries) = (
+                    Right::rows(out_slopes, padded),
+                    Right::rows(queries, padded),
+                );
                 panel_add(
                     simd,
                     shape,
                     turned(scores),
                     out_slopes,
-                    grid_mut(value_slopes, padded),
+                    into_rows(value_slopes, padded),
                 );
                 panel_add(
                     simd,
                     shape,
                     turned(slopes),
                     queries,
-                    grid_mut(key_slopes, padded),
+                    into_rows(key_slopes, padded),
                 );
             }
 
@@ -660,12 +678,8 @@ fn by_rows(data: &[f32], row_step: usize) -> Left<'_> {
     }
 }
 
-fn grid(data: &[f32], step: usize) -> Grid<&[f32]> {
-    Grid { data, step }
-}
-
-fn grid_mut(data: &mut [f32], step: usize) -> Grid<&mut [f32]> {
-    Grid { data, step }
+fn into_rows(data: &mut [f32], step: usize) -> Out<'_> {
+    Out { data, step }
 }
 
 /// Where in the block at `base` a position is.
@@ -842,7 +856,7 @@ mod tests {
         };
         let qkv = numbers(1, 153 * 8 * 16);
         let (out, _) = run(heads, &qkv);
-        // The last query of the third segment alone, its path in other pieces and kept in columns.
+        // The last query of the third segment alone, its path in other pieces and kept in panels.
         let all = jobs(heads, &qkv);
         let job = &all[2];
         let (keys, values): (Vec<f32>, Vec<f32>) = job
@@ -856,29 +870,42 @@ mod tests {
             })
             .unzip();
         let count = keys.len() / 32;
-        let columns: Vec<f32> = (0..keys.len())
-            .map(|at| keys[at % count * 32 + at / count])
-            .collect();
-        for cuts in [
-            vec![count],
-            vec![1; count],
-            vec![70, 1, 69],
-            vec![3, 127, 10],
+        // Panels of 32 entries and `width` tokens each.
+        let panels = |rows: Range<usize>, width: usize| -> Vec<f32> {
+            let mut panels = vec![0.0; rows.len().next_multiple_of(width) * 32];
+            for (token, row) in rows.enumerate() {
+                for entry in 0..32 {
+                    panels[token / width * width * 32 + entry * width + token % width] =
+                        keys[row * 32 + entry];
+                }
+            }
+            panels
+        };
+        for (width, cuts) in [
+            (16, vec![count]),
+            (1, vec![1; count]),
+            (16, vec![70, 1, count - 71]),
+            (5, vec![3, 127, count - 130]),
+            (16, vec![64, count - 64]),
         ] {
             let mut start = 0;
-            let path = cuts
+            let ranges: Vec<Range<usize>> = cuts
                 .into_iter()
                 .map(|length| {
                     start += length;
-                    let rows = start - length..start;
-                    let step = count;
-                    Span {
-                        keys: Keys::Columns {
-                            data: &columns[rows.start..],
-                            step,
-                        },
-                        values: Rows::new(&values, 32).slice(rows),
-                    }
+                    start - length..start
+                })
+                .collect();
+            let pieces: Vec<Vec<f32>> = ranges
+                .iter()
+                .map(|rows| panels(rows.clone(), width))
+                .collect();
+            let path = ranges
+                .into_iter()
+                .zip(&pieces)
+                .map(|(rows, data)| Span {
+                    keys: Keys::Panels { data, width },
+                    values: Rows::new(&values, 32).slice(rows),
                 })
                 .collect();
             let job = Job {

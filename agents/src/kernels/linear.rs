@@ -111,6 +111,9 @@ impl<'a> Target<'a> {
 const TILE: usize = 6;
 const ROWS: usize = 4;
 
+/// Vectors of each row between requests for the lines that come next.
+const STEPS: usize = 2;
+
 /// Activations of about this many numbers stay in the second-level cache.
 const CACHED: usize = 192 * 1024;
 
@@ -165,17 +168,21 @@ impl<'a> Destination<'a> {
         }
     }
 
+    /// Writes consecutive outputs of a row.
+    ///
     /// # Safety
     /// No two tasks may write the same output.
     #[inline(always)]
-    pub(super) unsafe fn put(&self, row: usize, output: usize, value: f32) {
+    pub(super) unsafe fn put(&self, row: usize, output: usize, values: &[f32]) {
         let at = row * self.stride + output;
-        // SAFETY: the caller promises that this number is no other task's.
-        for number in unsafe { self.parts.range(at..at + 1) } {
-            match self.write {
-                Write::Set => *number = value,
-                Write::Add => *number += value,
-            }
+        // SAFETY: the caller promises that these numbers are no other task's.
+        let into = unsafe { self.parts.range(at..at + values.len()) };
+        match self.write {
+            Write::Set => into.copy_from_slice(values),
+            Write::Add => into
+                .iter_mut()
+                .zip(values)
+                .for_each(|(into, value)| *into += value),
         }
     }
 }
@@ -258,35 +265,18 @@ impl Tiles<'_> {
         let activations = &self.x.data[row * stride..][..(X - 1) * stride + width];
         let (w, x) = (weights.as_ptr(), activations.as_ptr());
         let whole = width / S::F32_LANES;
-        let lines = fetch.len();
-        let ahead = w.wrapping_add((W + fetch.start) * width);
+        let mut ahead = w.wrapping_add((W + fetch.start) * width);
 
         let mut sums = [[simd.splat_f32s(0.0); X]; W];
-        for step in 0..whole {
-            let at = step * S::F32_LANES;
-            if at % LINE == 0 {
-                for line in 0..lines {
-                    prefetch(
-                        ahead.wrapping_add((step * S::F32_LANES / LINE * lines + line) * LINE),
-                    );
-                }
+        for start in (0..whole).step_by(STEPS) {
+            let steps = start..whole.min(start + STEPS);
+            for _ in 0..fetch.len() * steps.len() * S::F32_LANES / LINE {
+                prefetch(ahead);
+                ahead = ahead.wrapping_add(LINE);
             }
-            let mut right = [simd.splat_f32s(0.0); X];
-            for (index, right) in right.iter_mut().enumerate() {
-                // SAFETY: `index < X` and `at + LANES <= width`, so the load ends inside `activations`.
-                *right = unsafe {
-                    x.add(index * stride + at)
-                        .cast::<S::f32s>()
-                        .read_unaligned()
-                };
-            }
-            for (index, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: `index < W` and `at + LANES <= width`, so the load ends inside `weights`.
-                let left = unsafe { w.add(index * width + at).cast::<S::f32s>().read_unaligned() };
-                for (sum, right) in sums.iter_mut().zip(right) {
-                    *sum = simd.mul_add_f32s(left, right, *sum);
-                }
-            }
+            let (from, to) = (steps.start * S::F32_LANES, steps.end * S::F32_LANES);
+            // SAFETY: `to <= width`, so that all loads end inside `weights` and `activations`.
+            sums = unsafe { multiply::<S, W, X>(simd, (w, width), (x, stride), from..to, sums) };
         }
         let rest = whole * S::F32_LANES..width;
         if !rest.is_empty() {
@@ -299,18 +289,65 @@ impl Tiles<'_> {
                 }
             }
         }
+        let mut values = [[0.0; W]; X];
         for (index, sums) in sums.into_iter().enumerate() {
-            let bias = self.bias.map_or(0.0, |bias| bias[output + index]);
-            for (offset, sum) in sums.into_iter().enumerate() {
-                let value = simd.reduce_sum_f32s(sum) + bias;
-                // SAFETY: this task alone writes the outputs of its weights.
-                unsafe {
-                    self.out
-                        .put(row + offset, self.first_output + output + index, value);
-                };
+            for (values, sum) in values.iter_mut().zip(sums) {
+                values[index] = simd.reduce_sum_f32s(sum);
+            }
+        }
+        for (offset, mut values) in values.into_iter().enumerate() {
+            if let Some(bias) = self.bias {
+                for (value, bias) in values.iter_mut().zip(&bias[output..output + W]) {
+                    *value += bias;
+                }
+            }
+            // SAFETY: this task alone writes the outputs of its weights.
+            unsafe {
+                self.out
+                    .put(row + offset, self.first_output + output, &values)
+            };
+        }
+    }
+}
+
+/// Adds to `sums` the products of the columns `columns` of `W` and `X` rows, given by their first numbers and
+/// their strides.
+///
+/// # Safety
+/// The columns of all rows must be there.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const W: usize, const X: usize>(
+    simd: S,
+    (w, w_stride): (*const f32, usize),
+    (x, x_stride): (*const f32, usize),
+    columns: Range<usize>,
+    mut sums: [[S::f32s; X]; W],
+) -> [[S::f32s; X]; W] {
+    for at in columns.step_by(S::F32_LANES) {
+        let mut right = [simd.splat_f32s(0.0); X];
+        for (index, right) in right.iter_mut().enumerate() {
+            // SAFETY: the caller promises that the columns are there.
+            *right = unsafe { load::<S>(x.add(index * x_stride + at)) };
+        }
+        for (index, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let left = unsafe { load::<S>(w.add(index * w_stride + at)) };
+            for (sum, right) in sums.iter_mut().zip(right) {
+                *sum = simd.mul_add_f32s(left, right, *sum);
             }
         }
     }
+    sums
+}
+
+/// A vector from unaligned memory.
+///
+/// # Safety
+/// As many numbers as a vector has must lie there.
+#[inline(always)]
+unsafe fn load<S: Simd>(from: *const f32) -> S::f32s {
+    // SAFETY: the caller promises that the numbers are there, and any bits are numbers.
+    unsafe { from.cast::<S::f32s>().read_unaligned() }
 }
 
 /// Asks for the cache line at `address`, which may be anywhere.

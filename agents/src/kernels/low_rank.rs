@@ -2,7 +2,7 @@
 
 use super::buffer::Buffer;
 use super::linear::{Rows, Target, Write, arch, linear};
-use super::panel::{Grid, Left, panel_add};
+use super::panel::{Left, Out, Right, panel_add};
 use super::parallel::{self, Parts};
 use super::product::{Factor, product};
 use pulp::{Simd, WithSimd};
@@ -64,7 +64,7 @@ impl LowRank<'_> {
                 down: &down[rows.start * self.rank..rows.end * self.rank],
                 rank: self.rank,
                 b: self.b,
-                out: Grid {
+                out: Out {
                     data: out,
                     step: y.stride,
                 },
@@ -97,7 +97,7 @@ struct Up<'a> {
     down: &'a [f32],
     rank: usize,
     b: &'a [f32],
-    out: Grid<&'a mut [f32]>,
+    out: Out<'a>,
 }
 
 impl WithSimd for Up<'_> {
@@ -111,10 +111,7 @@ impl WithSimd for Up<'_> {
             row_step: self.rank,
             column_step: 1,
         };
-        let right = Grid {
-            data: self.b,
-            step: outputs,
-        };
+        let right = Right::rows(self.b, outputs);
         panel_add(simd, [rows, self.rank, outputs], left, right, self.out);
     }
 }

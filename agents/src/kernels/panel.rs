@@ -3,6 +3,8 @@
 
 use pulp::Simd;
 
+use super::buffer::LINE;
+
 /// A factor whose entries are read one by one: `(row, column)` is at `row * row_step + column * column_step`.
 /// With the steps swapped it is the transposed matrix.
 #[derive(Clone, Copy)]
@@ -12,11 +14,35 @@ pub(super) struct Left<'a> {
     pub(super) column_step: usize,
 }
 
-/// Numbers in rows: each begins `step` numbers after the one before it.
-#[derive(Clone, Copy)]
-pub(super) struct Grid<T> {
-    pub(super) data: T,
+/// Where a product is added: rows that begin `step` numbers after each other.
+pub(super) struct Out<'a> {
+    pub(super) data: &'a mut [f32],
     pub(super) step: usize,
+}
+
+/// A factor whose rows are read in vectors: row `k` begins at `k * step`, and each sixteen columns begin
+/// `group` numbers after the sixteen before them.
+#[derive(Clone, Copy)]
+pub(super) struct Right<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) step: usize,
+    pub(super) group: usize,
+}
+
+impl<'a> Right<'a> {
+    /// Rows without gaps between their columns.
+    pub(super) fn rows(data: &'a [f32], step: usize) -> Self {
+        Self {
+            data,
+            step,
+            group: LINE,
+        }
+    }
+
+    #[inline(always)]
+    fn at(&self, row: usize, column: usize) -> usize {
+        row * self.step + column / LINE * self.group + column % LINE
+    }
 }
 
 /// `out += left right`, `left` `[m, k]`, `right` `[k, n]` and `out` `[m, n]`. The terms of a sum are added in
@@ -26,15 +52,15 @@ pub(super) fn panel_add<S: Simd>(
     simd: S,
     [m, k, n]: [usize; 3],
     left: Left<'_>,
-    right: Grid<&[f32]>,
-    out: Grid<&mut [f32]>,
+    right: Right<'_>,
+    out: Out<'_>,
 ) {
     let last = |count: usize, step: usize| count.saturating_sub(1) * step;
     if m * k * n == 0 {
         return;
     }
     assert!(left.data.len() > last(m, left.row_step) + last(k, left.column_step));
-    assert!(right.data.len() >= last(k, right.step) + n && out.data.len() >= last(m, out.step) + n);
+    assert!(right.data.len() > right.at(k - 1, n - 1) && out.data.len() >= last(m, out.step) + n);
     let mut tiles = Tiles {
         k,
         left,
@@ -78,8 +104,8 @@ pub(super) fn panel_add<S: Simd>(
 struct Tiles<'a> {
     k: usize,
     left: Left<'a>,
-    right: Grid<&'a [f32]>,
-    out: Grid<&'a mut [f32]>,
+    right: Right<'a>,
+    out: Out<'a>,
 }
 
 impl Tiles<'_> {
@@ -103,7 +129,7 @@ impl Tiles<'_> {
         for step in 0..self.k {
             let mut columns = [simd.splat_f32s(0.0); V];
             for (vector, columns) in columns.iter_mut().enumerate() {
-                let at = step * self.right.step + column + vector * lanes;
+                let at = self.right.at(step, column + vector * lanes);
                 // SAFETY: `step < k` and the columns end at or before `n`; `panel_add` has checked that
                 // `right` holds the last of them.
                 *columns = unsafe { right.add(at).cast::<S::f32s>().read_unaligned() };
@@ -136,8 +162,8 @@ impl Tiles<'_> {
             );
         }
         for step in 0..self.k {
-            let columns = simd
-                .partial_load_f32s(&self.right.data[step * self.right.step + column..][..width]);
+            let columns =
+                simd.partial_load_f32s(&self.right.data[self.right.at(step, column)..][..width]);
             for (index, sum) in sums.iter_mut().enumerate() {
                 let at = (row + index) * self.left.row_step + step * self.left.column_step;
                 let factor = simd.splat_f32s(self.left.data[at]);
@@ -166,19 +192,11 @@ mod tests {
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) {
             let n = self.0[2];
-            panel_add(
-                simd,
-                self.0,
-                self.1,
-                Grid {
-                    data: self.2,
-                    step: n,
-                },
-                Grid {
-                    data: self.3,
-                    step: n,
-                },
-            );
+            let out = Out {
+                data: self.3,
+                step: n,
+            };
+            panel_add(simd, self.0, self.1, Right::rows(self.2, n), out);
         }
     }
 

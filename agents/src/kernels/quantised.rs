@@ -454,7 +454,7 @@ mod avx512 {
                 let output = first + row;
                 let value = _mm512_reduce_add_ps(*sum) + bias.map_or(0.0, |bias| bias[output]);
                 // SAFETY: this task alone writes the outputs of `range`.
-                unsafe { out.put(0, output, value) };
+                unsafe { out.put(0, output, &[value]) };
             }
             first += rows;
         }

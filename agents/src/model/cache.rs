@@ -32,7 +32,7 @@ pub struct Cache {
     len: usize,
 }
 
-/// Consecutive tokens' keys and values: of every layer the keys `[width, capacity]`, one column a token, then
+/// Consecutive tokens' keys and values: of every layer the keys in panels of 16 tokens, one column a token, then
 /// the values `[capacity, width]`, one row a token.
 #[derive(Debug, Default)]
 struct Segment {
@@ -60,12 +60,17 @@ impl Segment {
         (2 * layer * half, (2 * layer + 1) * half)
     }
 
+    /// Tokens per panel of keys.
+    fn panel(&self) -> usize {
+        self.capacity.min(PANEL)
+    }
+
     fn span(&self, layer: usize, len: usize) -> Span<'_> {
         let (keys, values) = self.starts(layer);
         Span {
-            keys: Keys::Columns {
+            keys: Keys::Panels {
                 data: &self.data[keys..values],
-                step: self.capacity,
+                width: self.panel(),
             },
             values: Rows::new(&self.data[values..values + len * self.width], self.width),
         }
@@ -73,11 +78,9 @@ impl Segment {
 
     /// Writes a token's keys and values of a layer.
     fn write(&mut self, layer: usize, token: usize, keys: &[f32], values: &[f32]) {
-        let (keys_start, values_start) = self.starts(layer);
-        let column = self.data[keys_start + token..]
-            .iter_mut()
-            .step_by(self.capacity);
-        for (into, key) in column.zip(keys) {
+        let ((keys_start, values_start), panel) = (self.starts(layer), self.panel());
+        let start = keys_start + token / panel * panel * self.width + token % panel;
+        for (into, key) in self.data[start..].iter_mut().step_by(panel).zip(keys) {
             *into = *key;
         }
         self.data[values_start + token * self.width..][..self.width].copy_from_slice(values);
@@ -91,8 +94,8 @@ impl Segment {
             return;
         }
         let capacity = match self.capacity {
-            0 => wanted,
-            capacity => wanted.max(2 * capacity).max(16),
+            0 if wanted < PANEL => wanted,
+            capacity => wanted.max(2 * capacity).next_multiple_of(PANEL),
         };
         let mut grown = Self {
             len: self.len,
@@ -104,17 +107,31 @@ impl Segment {
         for layer in 0..self.layers {
             let ((from_keys, from_values), (keys, values)) =
                 (self.starts(layer), grown.starts(layer));
-            for entry in 0..self.width {
-                let from = &self.data[from_keys + entry * self.capacity..][..self.len];
-                grown.data[keys + entry * capacity..][..self.len].copy_from_slice(from);
-            }
             let count = self.len * self.width;
             grown.data[values..values + count]
                 .copy_from_slice(&self.data[from_values..from_values + count]);
+            if self.panel() == PANEL {
+                let count = self.len.next_multiple_of(PANEL) * self.width;
+                grown.data[keys..keys + count]
+                    .copy_from_slice(&self.data[from_keys..from_keys + count]);
+            } else {
+                // One panel of fewer tokens, which becomes the beginning of a whole one.
+                let rows = self.data[from_keys..].chunks_exact(self.panel().max(1));
+                for (into, from) in grown.data[keys..]
+                    .chunks_exact_mut(PANEL)
+                    .zip(rows)
+                    .take(self.width)
+                {
+                    into[..self.len].copy_from_slice(&from[..self.len]);
+                }
+            }
         }
         *self = grown;
     }
 }
+
+/// Tokens per panel of keys, the width of a register.
+const PANEL: usize = 16;
 
 impl Cache {
     /// A cache of no tokens for `decoder`.
