@@ -39,6 +39,8 @@ pub struct DialogueMdp {
     dialogue: Vec<Message>,
     tools: Arc<[Tool]>,
     state: Tokens,
+    /// The states that the chat template left behind when it began new ones.
+    earlier: Vec<Tokens>,
     /// Where the turn that is being written begins.
     turn_start: usize,
     running: bool,
@@ -62,6 +64,7 @@ impl DialogueMdp {
             dialogue: Vec::new(),
             tools: Arc::default(),
             state: Tokens::default(),
+            earlier: Vec::new(),
             turn_start: 0,
             running: false,
         }
@@ -74,6 +77,7 @@ impl DialogueMdp {
     pub async fn reset(&mut self, seed: EpisodeSeed) -> Result<&Tokens> {
         self.dialogue.clear();
         self.state = Tokens::default();
+        self.earlier.clear();
         self.running = false;
         let observation = self.environment.reset(seed).await?;
         self.observe(observation)?;
@@ -120,6 +124,12 @@ impl DialogueMdp {
         &self.state
     }
 
+    /// The states that were left behind, in order, where the chat template changes what came before; the
+    /// agent's earlier turns are labelled there.
+    pub fn earlier_states(&self) -> &[Tokens] {
+        &self.earlier
+    }
+
     /// The messages so far, without the turn that is being written.
     pub fn dialogue(&self) -> &[Message] {
         &self.dialogue
@@ -139,6 +149,7 @@ impl DialogueMdp {
             dialogue: self.dialogue.clone(),
             tools: self.tools.clone(),
             state: self.state.clone(),
+            earlier: self.earlier.clone(),
             turn_start: self.turn_start,
             running: true,
         })
@@ -152,13 +163,13 @@ impl DialogueMdp {
             });
         }
         self.tools = observation.tools;
-        let ids = self.codec.encode_observation(
+        let prompt = self.codec.encode_observation(
             &self.dialogue,
             &observation.messages,
             &self.tools,
             true,
         )?;
-        self.state.push_environment(&ids);
+        self.earlier.extend(self.state.observe(&prompt));
         self.dialogue.extend(observation.messages);
         self.turn_start = self.state.len();
         Ok(())

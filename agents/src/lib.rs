@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests compare exact results"))]
 
+pub mod chat;
 mod dialogue_mdp;
 mod error;
 pub mod kernels;
@@ -15,4 +16,4 @@ mod tokens;
 
 pub use dialogue_mdp::{DialogueMdp, TokenStep};
 pub use error::{AgentError, Result};
-pub use tokens::{ByteCodec, Codec, Tokens};
+pub use tokens::{ByteCodec, Codec, Prompt, Tokens};

@@ -23,6 +23,8 @@ pub use cache::Cache;
 pub use composition::Composition;
 pub use config::{Family, Llama3Scaling, ModelConfig, NormKind, Positions};
 pub use decoder::{Decoder, Parameter, ParameterId};
+pub(crate) use file::gguf::GgufFile;
+pub(crate) use file::safetensors::read_json;
 pub use gradients::Gradients;
 pub use layout::Layout;
 pub use open::Weights;

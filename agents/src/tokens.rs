@@ -49,23 +49,45 @@ impl Tokens {
         self.action.push(true);
     }
 
-    /// A recorded dialogue as the token level would have produced it.
+    /// Lets the environment speak; the state that was is returned where a new one begins.
+    pub(crate) fn observe(&mut self, prompt: &Prompt) -> Option<Self> {
+        match prompt {
+            Prompt::Append(ids) => {
+                self.push_environment(ids);
+                None
+            }
+            Prompt::Restart(ids) => {
+                let before = std::mem::take(self);
+                self.push_environment(ids);
+                Some(before)
+            }
+        }
+    }
+
+    /// A recorded dialogue as the token level would have produced it: one state, or several where the chat
+    /// template changes what came before. Each of the agent's turns is labelled in just one of them.
     ///
     /// # Errors
     /// When the codec cannot encode a message.
-    pub fn from_dialogue(codec: &dyn Codec, messages: &[Message], tools: &[Tool]) -> Result<Self> {
+    pub fn from_dialogue(
+        codec: &dyn Codec,
+        messages: &[Message],
+        tools: &[Tool],
+    ) -> Result<Vec<Self>> {
+        let mut states = Vec::new();
         let mut tokens = Self::default();
         let mut start = 0;
         while start < messages.len() {
             let is_action = |message: &Message| message.role == socratiq_envs::Role::Assistant;
             let next = messages[start..].iter().position(is_action);
             let end = next.map_or(messages.len(), |offset| start + offset);
-            tokens.push_environment(&codec.encode_observation(
+            let prompt = codec.encode_observation(
                 &messages[..start],
                 &messages[start..end],
                 tools,
                 next.is_some(),
-            )?);
+            )?;
+            states.extend(tokens.observe(&prompt));
             if let Some(action) = messages.get(end) {
                 for id in codec.encode_action(&messages[..end], action, tools)? {
                     tokens.push_action(id);
@@ -73,8 +95,21 @@ impl Tokens {
             }
             start = end + 1;
         }
-        Ok(tokens)
+        states.push(tokens);
+        // What follows the last action and begins a new state has nothing to learn from.
+        states.retain(|state| state.action.contains(&true));
+        Ok(states)
     }
+}
+
+/// What an observation does to the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// It adds ids.
+    Append(Vec<u32>),
+    /// It makes a new state of these ids, because the chat template changes what came before: one that drops
+    /// earlier thinking does.
+    Restart(Vec<u32>),
 }
 
 /// Chat template and tokenizer behind one small seam: the only place where text becomes tokens.
@@ -82,8 +117,8 @@ impl Tokens {
 /// `history` is always the whole dialogue before the messages in question, because a chat template may
 /// render a message differently by what went before.
 pub trait Codec: Send + Sync {
-    /// The ids that `observation` appends to those of `history`; when the agent is to act next, they end
-    /// with the prompt of its turn.
+    /// What `observation` adds to the ids of `history`, or makes of them; when the agent is to act next, it
+    /// ends with the prompt of its turn.
     ///
     /// # Errors
     /// When the template or the tokenizer fails.
@@ -93,7 +128,7 @@ pub trait Codec: Send + Sync {
         observation: &[Message],
         tools: &[Tool],
         agent_next: bool,
-    ) -> Result<Vec<u32>>;
+    ) -> Result<Prompt>;
 
     /// The ids of an agent's message as the agent would write it, its end-of-turn token included.
     ///
@@ -155,7 +190,7 @@ impl Codec for ByteCodec {
         observation: &[Message],
         _tools: &[Tool],
         agent_next: bool,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Prompt> {
         use socratiq_envs::Role;
         let mut ids = Vec::new();
         for message in observation {
@@ -170,7 +205,7 @@ impl Codec for ByteCodec {
         if agent_next {
             ids.push(Self::AGENT);
         }
-        Ok(ids)
+        Ok(Prompt::Append(ids))
     }
 
     fn encode_action(

@@ -7,6 +7,7 @@
     reason = "tests compare exact results, fail by panicking, and define things where they are used"
 )]
 
+mod chat;
 mod cli;
 mod contract;
 mod elicitation;

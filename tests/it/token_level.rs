@@ -108,7 +108,9 @@ fn the_state_is_what_the_recorded_dialogue_encodes_to() {
                 (trajectory.return_, Some(trajectory.ending))
             );
             // The last words come after the last action, so the state does not have them.
-            let recorded = Tokens::from_dialogue(&ByteCodec, &messages, &[]).unwrap();
+            let recorded = Tokens::from_dialogue(&ByteCodec, &messages, &[])
+                .unwrap()
+                .remove(0);
             let state = mdp.state();
             assert_eq!(state.ids(), &recorded.ids()[..state.len()]);
             assert_eq!(state.action_mask(), &recorded.action_mask()[..state.len()]);

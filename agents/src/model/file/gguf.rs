@@ -153,6 +153,41 @@ impl GgufFile {
             .collect()
     }
 
+    /// The integers of an array of the metadata; none if it is missing.
+    ///
+    /// # Errors
+    /// When it is no array of integers.
+    pub(crate) fn integers(&self, key: &str) -> Result<Vec<i64>> {
+        self.array(key, |value| match value {
+            Value::I32(n) => Some(i64::from(*n)),
+            Value::U32(n) => Some(i64::from(*n)),
+            Value::I64(n) => Some(*n),
+            _ => None,
+        })
+    }
+
+    /// The numbers of an array of the metadata; none if it is missing.
+    ///
+    /// # Errors
+    /// When it is no array of numbers.
+    pub(crate) fn numbers(&self, key: &str) -> Result<Vec<f64>> {
+        self.array(key, |value| match value {
+            Value::F32(x) => Some(f64::from(*x)),
+            _ => None,
+        })
+    }
+
+    fn array<T>(&self, key: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Vec<T>> {
+        let values = match self.value(key) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(values)) => values,
+            Some(_) => return Err(self.problem(key, "it is not an array")),
+        };
+        let read =
+            |value| read(value).ok_or_else(|| self.problem(key, "an element is of another type"));
+        values.iter().map(read).collect()
+    }
+
     /// The number of rows of a tensor.
     pub(crate) fn rows(&self, name: &str) -> Option<usize> {
         self.content

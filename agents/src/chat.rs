@@ -1,0 +1,10 @@
+//! Chat: where text becomes tokens and tokens become text, as a model's own template and tokenizer have it.
+
+mod codec;
+mod gguf;
+mod template;
+mod tokenizer;
+mod tool_calls;
+
+pub use codec::{CHATML, ChatCodec};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,132 @@
+//! A chat template: dialogue to text, as `transformers` renders it.
+
+use hf_chat_template::{ChatTemplate, FixedClock};
+use serde_json::{Map, Value, json};
+use socratiq_envs::{Arguments, Content, Message, Role, Tool};
+
+use crate::error::{AgentError, Result};
+
+/// A compiled template with what it may ask for.
+pub(super) struct Template {
+    compiled: ChatTemplate,
+    /// `bos_token`, `eos_token`, and what the user sets, such as `enable_thinking`.
+    variables: Map<String, Value>,
+    source: String,
+}
+
+impl Template {
+    /// # Errors
+    /// When the template is not valid Jinja.
+    pub(super) fn new(source: &str, variables: Map<String, Value>) -> Result<Self> {
+        let compiled = ChatTemplate::builder(source)
+            .clock(FixedClock::from_unix_secs(DATE))
+            .build()
+            .map_err(|error| AgentError::Encoding(format!("the chat template: {error}")))?;
+        Ok(Self {
+            compiled,
+            variables,
+            source: source.to_owned(),
+        })
+    }
+
+    /// The template itself.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// What is set for it.
+    pub(super) fn variables(&self) -> &Map<String, Value> {
+        &self.variables
+    }
+
+    /// The dialogue as text, with the prompt of the agent's turn at its end if `prompt` is set. `guard` is
+    /// applied to every string that a message brings.
+    ///
+    /// # Errors
+    /// When the template refuses the dialogue.
+    pub(super) fn render(
+        &self,
+        messages: &[Message],
+        tools: &[Tool],
+        prompt: bool,
+        guard: &dyn Fn(Role, &str) -> String,
+    ) -> Result<String> {
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|message| to_json(message, guard))
+            .collect();
+        let mut context = self.variables.clone();
+        context.insert("messages".to_owned(), Value::Array(messages));
+        context.insert("add_generation_prompt".to_owned(), prompt.into());
+        if !tools.is_empty() {
+            let tools = serde_json::to_value(tools)
+                .map_err(|error| AgentError::Encoding(format!("a tool: {error}")))?;
+            context.insert("tools".to_owned(), tools);
+        }
+        self.compiled.render_context(&context).map_err(|error| {
+            AgentError::Encoding(format!("the chat template refuses the dialogue: {error}"))
+        })
+    }
+}
+
+/// What templates are told when they ask for today: 26 July 2024, so that a dialogue has the same tokens
+/// tomorrow. It is the day that Llama 3.1's template falls back on itself; in seconds since 1970.
+const DATE: i64 = 1_721_952_000;
+
+/// A message as templates expect it: text content, arguments as objects, absent content as an empty string.
+fn to_json(message: &Message, guard: &dyn Fn(Role, &str) -> String) -> Value {
+    let text = |text: &str| guard(message.role, text);
+    let role = match message.role {
+        Role::System | Role::Developer => "system",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+        Role::Tool => "tool",
+    };
+    let mut json = json!({"role": role});
+    let content = match &message.content {
+        None => String::new(),
+        Some(Content::Text(_) | Content::Parts(_)) => text(&message.text()),
+    };
+    json["content"] = content.into();
+    if let Some(reasoning) = &message.reasoning_content {
+        json["reasoning_content"] = text(reasoning).into();
+    }
+    if let Some(name) = &message.name {
+        json["name"] = text(name).into();
+    }
+    if let Some(id) = &message.tool_call_id {
+        json["tool_call_id"] = text(id).into();
+    }
+    if !message.tool_calls.is_empty() {
+        let calls = message.tool_calls.iter().map(|call| {
+            let arguments = match (&call.function.arguments, call.function.arguments.parse()) {
+                (_, Ok(object)) => guarded(&Value::Object(object), &text),
+                (Arguments::Text(written), Err(_)) => text(written).into(),
+                (Arguments::Object(object), Err(_)) => Value::Object(object.clone()),
+            };
+            let mut json = json!({
+                "type": "function",
+                "function": {"name": text(&call.function.name), "arguments": arguments},
+            });
+            if let Some(id) = &call.id {
+                json["id"] = id.clone().into();
+            }
+            json
+        });
+        json["tool_calls"] = calls.collect();
+    }
+    json
+}
+
+/// The same value with every string guarded.
+fn guarded(value: &Value, text: &dyn Fn(&str) -> String) -> Value {
+    match value {
+        Value::String(string) => text(string).into(),
+        Value::Array(values) => values.iter().map(|value| guarded(value, text)).collect(),
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| (key.clone(), guarded(value, text)))
+            .collect(),
+        other => other.clone(),
+    }
+}

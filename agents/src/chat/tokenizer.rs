@@ -1,0 +1,169 @@
+//! A tokenizer: read from a model's files, or trained on text.
+
+use std::path::Path;
+
+use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, ModelWrapper, PostProcessorWrapper, TokenizerImpl};
+
+use crate::error::{AgentError, Result};
+
+/// Text to ids and back. A handle of `tokenizers` that knows its control tokens.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Tokens beside the learned vocabulary.
+    added: Vec<Added>,
+}
+
+/// A token that is matched in text as a whole.
+#[derive(Clone, Debug)]
+pub(super) struct Added {
+    pub(super) id: u32,
+    pub(super) text: String,
+    /// It marks structure, such as the beginning of a turn.
+    pub(super) special: bool,
+}
+
+impl Added {
+    /// Whether a user who types it must not be able to produce it: everything special, and what looks like
+    /// markup, such as `<tool_call>`.
+    pub(super) fn is_control(&self) -> bool {
+        self.special || (self.text.starts_with('<') && self.text.ends_with('>'))
+    }
+}
+
+impl Tokenizer {
+    pub(super) fn new(inner: tokenizers::Tokenizer) -> Self {
+        let mut added: Vec<Added> = inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .map(|(id, token)| Added {
+                id,
+                text: token.content,
+                special: token.special,
+            })
+            .collect();
+        added.sort_by_key(|token| token.id);
+        Self { inner, added }
+    }
+
+    /// Reads a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When it is missing or damaged.
+    pub fn open(path: &Path) -> Result<Self> {
+        tokenizers::Tokenizer::from_file(path)
+            .map(Self::new)
+            .map_err(|error| AgentError::File {
+                place: path.display().to_string(),
+                problem: format!("{error}: a model needs its tokenizer"),
+            })
+    }
+
+    /// Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019, §2.2) with at most `size` tokens, trained
+    /// on `texts`; `special` come first.
+    ///
+    /// # Errors
+    /// When training fails.
+    pub fn train<'a>(
+        texts: impl Iterator<Item = &'a str> + Send,
+        size: usize,
+        special: &[&str],
+    ) -> Result<Self> {
+        let failed = |error| AgentError::Encoding(format!("training the tokenizer: {error}"));
+        let mut trainer = BpeTrainerBuilder::new()
+            .vocab_size(size)
+            .show_progress(false)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .special_tokens(
+                special
+                    .iter()
+                    .map(|token| AddedToken::from(*token, true))
+                    .collect(),
+            )
+            .build();
+        let mut tokenizer = TokenizerImpl::<
+            BPE,
+            tokenizers::NormalizerWrapper,
+            ByteLevel,
+            PostProcessorWrapper,
+            ByteLevel,
+        >::new(BPE::default());
+        tokenizer
+            .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
+            .with_decoder(Some(ByteLevel::new(false, true, true)));
+        tokenizer.train(&mut trainer, texts).map_err(failed)?;
+        let tokens = special.iter().map(|token| AddedToken::from(*token, true));
+        tokenizer.add_special_tokens(tokens).map_err(failed)?;
+        // By way of its file, which is the form that every tokenizer has.
+        let json = tokenizer.to_string(false).map_err(failed)?;
+        json.parse::<tokenizers::Tokenizer>()
+            .map(Self::new)
+            .map_err(failed)
+    }
+
+    /// The ids of `text`; nothing is added to them.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|error| AgentError::Encoding(format!("the tokenizer: {error}")))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of `ids`, control tokens included.
+    ///
+    /// # Errors
+    /// When an id is not in the vocabulary.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner
+            .decode(ids, false)
+            .map_err(|error| AgentError::Encoding(format!("the tokenizer: {error}")))
+    }
+
+    /// Each id's own piece of text, for showing tokens: a piece may be part of a character.
+    pub fn pieces(&self, ids: &[u32]) -> Vec<String> {
+        ids.iter()
+            .map(|id| self.decode(&[*id]).unwrap_or_default())
+            .collect()
+    }
+
+    /// The id of a token by its text.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// How many ids there are.
+    pub fn size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The tokens beside the learned vocabulary, by id.
+    pub(super) fn added(&self) -> &[Added] {
+        &self.added
+    }
+
+    /// True if the tokenizer knows the kind of model that a wrong file may have; for display.
+    pub fn kind(&self) -> &'static str {
+        match self.inner.get_model() {
+            ModelWrapper::BPE(_) => "BPE",
+            ModelWrapper::Unigram(_) => "Unigram",
+            ModelWrapper::WordPiece(_) => "WordPiece",
+            ModelWrapper::WordLevel(_) => "WordLevel",
+        }
+    }
+
+    /// The content of its `tokenizer.json`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn to_json(&self) -> Result<String> {
+        self.inner
+            .to_string(false)
+            .map_err(|error| AgentError::Encoding(format!("the tokenizer: {error}")))
+    }
+}

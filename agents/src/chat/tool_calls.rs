@@ -1,0 +1,187 @@
+//! Tool calls in the text that models write, in the styles of Hermes and Qwen, Mistral, Llama 3, and plain
+//! JSON. Four small formats by hand: the library for them brings a Python parser and an async runtime.
+
+use serde_json::{Deserializer, Map, Value};
+use socratiq_envs::ToolCall;
+
+/// What is said beside the calls, and the calls. Text that only looks like a call stays text.
+pub(super) fn parse(text: &str) -> (String, Vec<ToolCall>) {
+    let found = hermes(text)
+        .or_else(|| mistral(text))
+        .or_else(|| json(text));
+    match found {
+        Some((said, calls)) if !calls.is_empty() => {
+            let calls = calls.into_iter().enumerate();
+            // Nine characters, which is what Mistral's template asks of an id.
+            let call = |(index, (name, arguments))| {
+                ToolCall::new(format!("call{index:05}"), name, arguments)
+            };
+            (said, calls.map(call).collect())
+        }
+        _ => (text.to_owned(), Vec::new()),
+    }
+}
+
+type Calls = Vec<(String, Map<String, Value>)>;
+
+/// `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, once or more.
+fn hermes(text: &str) -> Option<(String, Calls)> {
+    let (open, close) = ("<tool_call>", "</tool_call>");
+    let (said, rest) = text.split_once(open)?;
+    let mut calls = Vec::new();
+    for part in rest.split(open) {
+        // The last call may lack its end, because the model stopped there.
+        let inner = part.split(close).next().unwrap_or(part);
+        calls.push(call(&serde_json::from_str(inner.trim()).ok()?)?);
+    }
+    Some((said.trim_end().to_owned(), calls))
+}
+
+/// `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`, or `[TOOL_CALLS]name[ARGS]{…}` once or more.
+fn mistral(text: &str) -> Option<(String, Calls)> {
+    const MARK: &str = "[TOOL_CALLS]";
+    let (said, rest) = text.split_once(MARK)?;
+    let calls = if rest.contains("[ARGS]") {
+        rest.split(MARK)
+            .map(|part| {
+                let (name, arguments) = part.split_once("[ARGS]")?;
+                // The name may be followed by an id of the call.
+                let name = name.split("[CALL_ID]").next().unwrap_or(name).trim();
+                match serde_json::from_str(arguments.trim()).ok()? {
+                    Value::Object(arguments) => Some((name.to_owned(), arguments)),
+                    _ => None,
+                }
+            })
+            .collect::<Option<Calls>>()?
+    } else {
+        match serde_json::from_str(rest.trim()).ok()? {
+            Value::Array(values) => values.iter().map(call).collect::<Option<Calls>>()?,
+            value => vec![call(&value)?],
+        }
+    };
+    Some((said.trim_end().to_owned(), calls))
+}
+
+/// The whole text is a call, an array of calls, or several calls one after the other, perhaps fenced or
+/// after Llama's `<|python_tag|>`.
+fn json(text: &str) -> Option<(String, Calls)> {
+    let text = text.trim();
+    let text = text.strip_prefix("<|python_tag|>").unwrap_or(text);
+    let text = match text
+        .strip_prefix("```json")
+        .or_else(|| text.strip_prefix("```"))
+    {
+        Some(fenced) => fenced.strip_suffix("```")?,
+        None => text,
+    };
+    if !text.trim_start().starts_with(['{', '[']) {
+        return None;
+    }
+    // Llama separates calls with semicolons.
+    let text = text.replace("};", "}\n");
+    let values = Deserializer::from_str(&text)
+        .into_iter()
+        .collect::<Result<Vec<Value>, _>>()
+        .ok()?;
+    let mut calls = Vec::new();
+    for value in values {
+        match value {
+            Value::Array(values) => {
+                calls.extend(values.iter().map(call).collect::<Option<Calls>>()?)
+            }
+            value => calls.push(call(&value)?),
+        }
+    }
+    Some((String::new(), calls))
+}
+
+/// `{"name": …, "arguments" or "parameters": {…}}`.
+fn call(value: &Value) -> Option<(String, Map<String, Value>)> {
+    let name = value.get("name")?.as_str()?;
+    let arguments = value.get("arguments").or_else(|| value.get("parameters"))?;
+    let arguments = match arguments {
+        Value::Object(arguments) => arguments.clone(),
+        // Some models put the object into a string, as OpenAI does.
+        Value::String(text) => serde_json::from_str(text).ok()?,
+        _ => return None,
+    };
+    Some((name.to_owned(), arguments))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, said: &str, calls: &[(&str, &str)]) {
+        let (found_said, found) = parse(text);
+        let found: Vec<(String, String)> = found
+            .iter()
+            .map(|call| {
+                let arguments = Value::Object(call.function.arguments.parse().unwrap());
+                (call.function.name.clone(), arguments.to_string())
+            })
+            .collect();
+        let calls: Vec<(String, String)> = calls
+            .iter()
+            .map(|(name, arguments)| ((*name).to_owned(), (*arguments).to_owned()))
+            .collect();
+        assert_eq!((found_said.as_str(), found), (said, calls));
+    }
+
+    #[test]
+    fn every_style_is_read() {
+        let f = ("f", r#"{"x":1}"#);
+        let g = ("g", r#"{"y":[true]}"#);
+        check(
+            r#"<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>"#,
+            "",
+            &[f],
+        );
+        check(
+            "Let me see.\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>\n\
+             <tool_call>\n{\"name\": \"g\", \"arguments\": {\"y\": [true]}}",
+            "Let me see.",
+            &[f, g],
+        );
+        check(
+            r#"[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {"y": [true]}}]"#,
+            "",
+            &[f, g],
+        );
+        check(
+            r#"Hm.[TOOL_CALLS]f[CALL_ID]abc[ARGS]{"x": 1}[TOOL_CALLS]g[ARGS]{"y": [true]}"#,
+            "Hm.",
+            &[f, g],
+        );
+        check(r#"{"name": "f", "parameters": {"x": 1}}"#, "", &[f]);
+        check(
+            r#"<|python_tag|>{"name": "f", "parameters": {"x": 1}}; {"name": "g", "parameters": {"y": [true]}}"#,
+            "",
+            &[f, g],
+        );
+        check(
+            "```json\n[{\"name\": \"f\", \"arguments\": {\"x\": 1}}]\n```",
+            "",
+            &[f],
+        );
+        check(r#"{"name": "f", "arguments": "{\"x\": 1}"}"#, "", &[f]);
+    }
+
+    #[test]
+    fn what_is_no_call_stays_text() {
+        for text in [
+            "",
+            "Is it alive?",
+            "{\"name\": \"Ann\"}",
+            "{\"a\": 1}",
+            "[1, 2]",
+            "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": </tool_call>",
+            "[TOOL_CALLS] nothing",
+            "{\"name\": \"f\", \"arguments\": 3}",
+            "{\"name\": \"f\", \"arguments\": {}} and more",
+        ] {
+            check(text, text, &[]);
+        }
+    }
+}
