@@ -27,6 +27,7 @@
 mod activation;
 pub mod attention;
 mod buffer;
+mod dropout;
 mod exp;
 mod lanes;
 mod linear;
@@ -44,6 +45,7 @@ mod token_logprob;
 
 pub use activation::Activation;
 pub use buffer::Buffer;
+pub use dropout::Dropout;
 pub use linear::{Rows, Target, Write, linear};
 pub use low_rank::{LowRank, LowRankSlope};
 pub use matrix::{Kernel, Matrix, column_sums};

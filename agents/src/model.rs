@@ -16,6 +16,7 @@ mod lora;
 mod names;
 mod open;
 mod pass;
+mod save;
 mod step;
 
 pub use batch::{Batch, Scored};
@@ -27,6 +28,8 @@ pub(crate) use file::gguf::GgufFile;
 pub(crate) use file::safetensors::read_json;
 pub use gradients::Gradients;
 pub use layout::Layout;
-pub use open::Weights;
+pub use lora::{LoraConfig, Targets};
+pub use open::{AdapterFolder, Weights};
 pub use pass::{Adapters, Keep, Tape};
+pub use save::write;
 pub use step::StepMemory;

@@ -76,15 +76,22 @@ impl Gradients {
     /// # Errors
     /// [`AgentError::NoGradient`] with the parameters' names, or [`AgentError::NotFinite`].
     pub fn check_flow(&self, decoder: &Decoder) -> Result<()> {
+        // While B of a low-rank update is zero, as it is at first, A rightly gets no gradient.
+        let zero = |id: ParameterId| decoder.values(id).iter().all(|x| *x == 0.0);
+        let idle: Vec<usize> = decoder
+            .adapters()
+            .filter(|adapter| zero(adapter.b))
+            .map(|adapter| adapter.a.0)
+            .collect();
         let mut missing = Vec::new();
-        for (parameter, slope) in decoder.parameters.iter().zip(&self.slopes) {
+        for (index, (parameter, slope)) in decoder.parameters.iter().zip(&self.slopes).enumerate() {
             let Some(slope) = slope else { continue };
             if slope.iter().any(|g| !g.is_finite()) {
                 return Err(AgentError::NotFinite {
                     what: format!("the gradient by {}", parameter.name),
                 });
             }
-            if slope.iter().all(|g| *g == 0.0) {
+            if slope.iter().all(|g| *g == 0.0) && !idle.contains(&index) {
                 missing.push(parameter.name.clone());
             }
         }

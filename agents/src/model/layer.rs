@@ -8,9 +8,10 @@ use super::config::ModelConfig;
 use super::decoder::{Decoder, Layer, Linear, NormWeights, Weight};
 use super::geometry::Geometry;
 use super::gradients::Gradients;
+use super::lora::Adapter;
 use crate::kernels::attention::{self, Packed};
 use crate::kernels::{
-    Angles, Buffer, Factor, Kernel, LowRank, LowRankSlope, Rows, Target, Turn, Write, column_sums,
+    Angles, Buffer, Dropout, Factor, Kernel, LowRankSlope, Rows, Target, Turn, Write, column_sums,
     product,
 };
 
@@ -22,6 +23,8 @@ pub(crate) struct View<'a> {
     pub(crate) adapters: bool,
     /// Which kernel multiplies.
     pub(crate) kernel: Kernel,
+    /// The key of the adapters' dropout; none where nothing is dropped, as outside training.
+    pub(crate) dropout: Option<u64>,
 }
 
 /// What the backward pass needs of a layer's forward pass.
@@ -76,31 +79,35 @@ impl View<'_> {
                 },
             );
         }
-        for (rows, update) in self.updates(linear) {
-            let (data, write) = (&mut out[rows.start..], Write::Add);
-            update.forward(
-                x,
-                Target {
-                    data,
-                    stride,
-                    write,
-                },
-            );
+        for adapter in self.adapters(linear) {
+            let (data, write) = (&mut out[adapter.outputs.start..], Write::Add);
+            let target = Target {
+                data,
+                stride,
+                write,
+            };
+            let kernel = adapter.kernel(self.decoder);
+            match self.dropout_of(adapter) {
+                Some(dropout) => {
+                    kernel.forward(Rows::new(&dropout.applied(x), x.width), target);
+                }
+                None => kernel.forward(x, target),
+            }
         }
     }
 
-    fn updates<'b>(
-        &'b self,
-        linear: &'b Linear,
-    ) -> impl Iterator<Item = (Range<usize>, LowRank<'b>)> {
-        let adapters = if self.adapters {
-            linear.adapters.as_slice()
-        } else {
-            &[]
-        };
-        adapters
-            .iter()
-            .map(|adapter| (adapter.outputs.clone(), adapter.kernel(self.decoder)))
+    fn adapters<'b>(&self, linear: &'b Linear) -> &'b [Adapter] {
+        if self.adapters { &linear.adapters } else { &[] }
+    }
+
+    fn dropout_of(&self, adapter: &Adapter) -> Option<Dropout> {
+        // Every adapter has a mask of its own.
+        let own = (adapter.a.0 as u64).wrapping_mul(0xD1B5_4A32_D192_ED03);
+        let key = self.dropout.filter(|_| adapter.dropout > 0.0)? ^ own;
+        Some(Dropout {
+            rate: adapter.dropout,
+            key,
+        })
     }
 
     /// Adds to `dx` and to `gradients` what `dy` gives them.
@@ -134,12 +141,20 @@ impl View<'_> {
                 );
             }
         }
-        if self.adapters {
-            for adapter in &linear.adapters {
-                if let Some((a, b)) = gradients.of_two(adapter.a, adapter.b) {
-                    let kernel = adapter.kernel(self.decoder);
-                    kernel.backward(x, columns(&adapter.outputs), dx, LowRankSlope { a, b });
+        for adapter in self.adapters(linear) {
+            let Some((a, b)) = gradients.of_two(adapter.a, adapter.b) else {
+                continue;
+            };
+            let (kernel, slope) = (adapter.kernel(self.decoder), LowRankSlope { a, b });
+            match self.dropout_of(adapter) {
+                Some(dropout) => {
+                    let mut masked = vec![0.0; dx.len()];
+                    let x_masked = dropout.applied(x);
+                    let x_rows = Rows::new(&x_masked, x.width);
+                    kernel.backward(x_rows, columns(&adapter.outputs), &mut masked, slope);
+                    dropout.add_masked(&masked, dx);
                 }
+                None => kernel.backward(x, columns(&adapter.outputs), dx, slope),
             }
         }
     }

@@ -2,12 +2,79 @@
 
 use std::ops::Range;
 
-use super::decoder::{Decoder, ParameterId};
-use crate::kernels::LowRank;
+use regex::Regex;
+use serde::{Deserialize, Serialize};
+use socratiq_envs::Stream;
+
+use super::decoder::{Decoder, Parameter, ParameterId};
+use super::names::{Format, LinearKind};
+use crate::error::{AgentError, Result};
+use crate::kernels::{Buffer, LowRank};
+
+/// The low-rank updates of a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    /// r: columns of A and rows of B.
+    pub rank: usize,
+    /// An update is scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// Which modules get one.
+    pub target_modules: Targets,
+    /// Scales by `alpha / √rank` instead (Kalajdzievski 2023, arXiv:2312.03732).
+    #[serde(default)]
+    pub rslora: bool,
+    /// The share of an update's inputs that are dropped in training.
+    #[serde(default)]
+    pub dropout: f64,
+}
+
+/// Modules by their names in `transformers`, as PEFT understands them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Targets {
+    /// `"all-linear"`, every linear layer but the head; or a regular expression that a whole name matches.
+    Pattern(String),
+    /// Names, or ends of names after a dot: `["q_proj", "v_proj"]`.
+    Names(Vec<String>),
+}
+
+impl Targets {
+    /// Every linear layer but the head.
+    pub const ALL_LINEAR: &'static str = "all-linear";
+
+    fn matcher(&self) -> Result<Box<dyn Fn(&str) -> bool + '_>> {
+        match self {
+            Self::Pattern(pattern) if pattern == Self::ALL_LINEAR => Ok(Box::new(|_| true)),
+            Self::Pattern(pattern) => {
+                let whole = Regex::new(&format!("^(?:{pattern})$"))
+                    .map_err(|error| unusable(format!("`{pattern}` is no pattern: {error}")))?;
+                Ok(Box::new(move |module| whole.is_match(module)))
+            }
+            Self::Names(names) => Ok(Box::new(move |module| {
+                names.iter().any(|name| {
+                    module
+                        .strip_suffix(name.as_str())
+                        .is_some_and(|head| head.is_empty() || head.ends_with('.'))
+                })
+            })),
+        }
+    }
+}
+
+fn unusable(problem: impl Into<String>) -> AgentError {
+    AgentError::Config {
+        place: "LoRA".to_owned(),
+        field: "target_modules".to_owned(),
+        problem: problem.into(),
+    }
+}
 
 /// A low-rank update of some outputs of a linear layer.
 #[derive(Clone, Debug)]
 pub(crate) struct Adapter {
+    /// The module's name in `transformers`.
+    pub(crate) module: String,
     /// `[r, inputs]`.
     pub(crate) a: ParameterId,
     /// `[r, outputs]`.
@@ -16,6 +83,7 @@ pub(crate) struct Adapter {
     pub(crate) outputs: Range<usize>,
     pub(crate) rank: usize,
     pub(crate) scale: f32,
+    pub(crate) dropout: f32,
 }
 
 impl Adapter {
@@ -26,5 +94,118 @@ impl Adapter {
             rank: self.rank,
             scale: self.scale,
         }
+    }
+}
+
+impl LoraConfig {
+    pub(crate) fn scale(&self) -> f64 {
+        match self.rslora {
+            true => self.alpha / (self.rank as f64).sqrt(),
+            false => self.alpha / self.rank as f64,
+        }
+    }
+}
+
+impl Decoder {
+    /// Freezes every parameter and adds low-rank updates: A uniform within `±1/√inputs`, B zero, so that
+    /// nothing changes at first.
+    ///
+    /// # Errors
+    /// When a number is out of range, or no module or only some of the named ones are found.
+    pub fn add_lora(&mut self, lora: &LoraConfig, stream: &mut Stream) -> Result<()> {
+        self.add_adapters(lora, &mut |_, a, _| {
+            // Kaiming's uniform initialisation with a = √5, which is PEFT's.
+            let bound = 1.0 / (a.shape[1] as f64).sqrt();
+            a.data
+                .iter_mut()
+                .for_each(|a| *a = ((2.0 * stream.unit() - 1.0) * bound) as f32);
+            Ok(())
+        })
+    }
+
+    /// As [`Self::add_lora`]; `fill` gets each module's name, A `[r, inputs]` and B `[r, outputs]`.
+    pub(crate) fn add_adapters(
+        &mut self,
+        lora: &LoraConfig,
+        fill: &mut dyn FnMut(&str, &mut Parameter, &mut Parameter) -> Result<()>,
+    ) -> Result<()> {
+        if lora.rank == 0 || !(0.0..1.0).contains(&lora.dropout) {
+            return Err(AgentError::Config {
+                place: "LoRA".to_owned(),
+                field: if lora.rank == 0 { "rank" } else { "dropout" }.to_owned(),
+                problem: "it must be above 0, and a dropout below 1".to_owned(),
+            });
+        }
+        self.set_trainable(false);
+        let matches = lora.target_modules.matcher()?;
+        let mut found = Vec::new();
+        for index in 0..self.layers.len() {
+            for kind in LinearKind::ALL {
+                for source in self.config.sources(Format::HuggingFace, index, kind) {
+                    if matches(&source.module) {
+                        found.push(source.module.clone());
+                        let (inputs, _) = self.config.shape(kind);
+                        let part = |name: &str, width| Parameter {
+                            name: format!("{}.lora_{name}", source.module),
+                            shape: vec![lora.rank, width],
+                            data: Buffer::zeros(lora.rank * width),
+                            trainable: true,
+                        };
+                        let (mut a, mut b) = (part("A", inputs), part("B", source.rows.len()));
+                        fill(&source.module, &mut a, &mut b)?;
+                        let first = self.parameters.len();
+                        self.parameters.extend([a, b]);
+                        self.layers[index].linear_mut(kind).adapters.push(Adapter {
+                            module: source.module,
+                            a: ParameterId(first),
+                            b: ParameterId(first + 1),
+                            outputs: source.rows,
+                            rank: lora.rank,
+                            scale: lora.scale() as f32,
+                            dropout: lora.dropout as f32,
+                        });
+                    }
+                }
+            }
+        }
+        if let Targets::Names(names) = &lora.target_modules
+            && let Some(missing) = names
+                .iter()
+                .find(|name| !found.iter().any(|module| module.ends_with(name.as_str())))
+        {
+            return Err(unusable(format!(
+                "no module is called `{missing}`; {}",
+                self.module_names()
+            )));
+        }
+        match found.is_empty() {
+            true => Err(unusable(format!(
+                "no module matches; {}",
+                self.module_names()
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    fn module_names(&self) -> String {
+        let names: Vec<String> = LinearKind::ALL
+            .into_iter()
+            .flat_map(|kind| self.config.sources(Format::HuggingFace, 0, kind))
+            .filter_map(|source| source.module.rsplit('.').next().map(str::to_owned))
+            .collect();
+        format!("this model has {}", names.join(", "))
+    }
+
+    /// True if the decoder has low-rank updates.
+    pub fn has_adapters(&self) -> bool {
+        self.adapters().next().is_some()
+    }
+
+    pub(crate) fn adapters(&self) -> impl Iterator<Item = &Adapter> {
+        self.layers.iter().flat_map(|layer| {
+            LinearKind::ALL
+                .into_iter()
+                .flat_map(|kind| &layer.linear(kind).adapters)
+        })
     }
 }

@@ -27,6 +27,10 @@ pub(crate) enum LinearKind {
     Down,
 }
 
+impl LinearKind {
+    pub(crate) const ALL: [Self; 4] = [Self::Qkv, Self::AttentionOutput, Self::Up, Self::Down];
+}
+
 /// A normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NormPlace {

@@ -36,6 +36,8 @@ pub struct Tape {
     log_sums: Vec<f32>,
     slopes: Buffer,
     kept: Option<Keep>,
+    /// The key of the adapters' dropout for passes to train on.
+    pub dropout: u64,
 }
 
 /// Whether the adapters are on.
@@ -53,6 +55,7 @@ impl Decoder {
             decoder: self,
             adapters: adapters == Adapters::On,
             kernel,
+            dropout: None,
         }
     }
 
@@ -125,7 +128,8 @@ impl Decoder {
         tape: &mut Tape,
     ) -> Result<()> {
         batch.check(self.config.vocab_size, self.config.context_length)?;
-        let view = self.view(adapters, Kernel::Product);
+        let mut view = self.view(adapters, Kernel::Product);
+        view.dropout = keep.map(|_| tape.dropout);
         let geometry = Geometry::new(self, batch);
         let width = self.config.hidden_size;
         tape.kept = keep;
@@ -184,7 +188,8 @@ impl Decoder {
             keep.is_some() && tape.layers.len() == self.layers.len(),
             "no forward pass to take back"
         );
-        let view = self.view(Adapters::On, Kernel::Product);
+        let mut view = self.view(Adapters::On, Kernel::Product);
+        view.dropout = Some(tape.dropout);
         let geometry = Geometry::new(self, batch);
         let width = self.config.hidden_size;
         let count = batch.scored.len();

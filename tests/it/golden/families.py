@@ -58,8 +58,9 @@ def formula(name, shape):
     return torch.tensor(values.astype(np.float32)).reshape(shape)
 
 
-cases = []
-for name, (model_type, fields) in CASES.items():
+def build(name):
+    """The model of a case, and the shapes of its tensors by their names in files."""
+    model_type, fields = CASES[name]
     config = CONFIG_MAPPING[model_type](**fields)
     config._attn_implementation = "eager"
     model = AutoModelForCausalLM.from_config(config).float().eval()
@@ -70,10 +71,20 @@ for name, (model_type, fields) in CASES.items():
     tensors = {in_file.get(k, k): shape for k, shape in shapes.items()}
     model.load_state_dict({k: formula(in_file.get(k, k), s) for k, s in shapes.items()}, strict=not tied)
     model.tie_weights()
-    logits = model(torch.tensor([IDS])).logits[0]
-    written = json.loads(config.to_json_string(use_diff=False))
-    kept = {k: v for k, v in written.items() if not k.startswith("_") and v is not None and k not in (
-        "id2label", "label2id", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward")}
-    cases.append({"name": name, "config": kept, "tensors": tensors,
-                  "logits": [[round(x, 5) for x in row] for row in logits.tolist()]})
-print(json.dumps({"ids": IDS, "cases": cases}))
+    return model, tensors
+
+
+def logits(model):
+    return [[round(x, 5) for x in row] for row in model(torch.tensor([IDS])).logits[0].tolist()]
+
+
+if __name__ == "__main__":
+    cases = []
+    for name in CASES:
+        model, tensors = build(name)
+        written = json.loads(model.config.to_json_string(use_diff=False))
+        kept = {k: v for k, v in written.items() if not k.startswith("_") and v is not None and k not in (
+            "id2label", "label2id", "output_attentions", "output_hidden_states", "return_dict",
+            "chunk_size_feed_forward")}
+        cases.append({"name": name, "config": kept, "tensors": tensors, "logits": logits(model)})
+    print(json.dumps({"ids": IDS, "cases": cases}))

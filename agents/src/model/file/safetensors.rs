@@ -95,16 +95,9 @@ impl SafetensorsFolder {
         Ok(())
     }
 
-    /// The names of all tensors, in order.
-    pub(crate) fn names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
-        names.sort_unstable();
-        names
-    }
-
-    /// A tensor's shape.
-    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|tensor| tensor.shape.as_slice())
+    /// How many tensors there are.
+    pub(crate) fn len(&self) -> usize {
+        self.tensors.len()
     }
 }
 
