@@ -1,7 +1,10 @@
 //! The commands, one file each. Data goes to stdout, everything else to stderr.
 
+pub(crate) mod bench;
 pub(crate) mod envs;
 pub(crate) mod exact;
+pub(crate) mod export;
+pub(crate) mod generate;
 pub(crate) mod play;
 
 use std::io::{self, IsTerminal, Write as _};

@@ -44,9 +44,14 @@
 
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests compare exact results"))]
 
+pub mod bench;
+pub mod model_path;
+mod planner;
+mod spec;
 pub mod stats;
 mod task;
 
+pub use planner::{PLANNERS, Planner};
 pub use socratiq_agents as agents;
 pub use socratiq_envs as envs;
 pub use task::{TASKS, Task};

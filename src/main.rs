@@ -40,6 +40,22 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Complete a dialogue with the agent's next message
+    #[command(
+        after_help = "Example: socratiq generate --model SmolLM2-135M-Instruct.Q4_1.gguf --messages chat.json"
+    )]
+    Generate(commands::generate::Options),
+    /// Write a model as other tools load it
+    #[command(
+        after_help = "Example: socratiq export --model runs/example --format merged --out merged"
+    )]
+    Export(commands::export::Options),
+    /// Measure speed, beside what the machine and a peer can do in the same run
+    #[command(
+        subcommand,
+        after_help = "Example: socratiq bench generate --shape smollm2-135m"
+    )]
+    Bench(commands::bench::Bench),
     /// Solve a small token MDP exactly: soft-optimal V, Q, policy and implicit reward
     #[command(after_help = "Example: socratiq exact configs/exact/two-turns.json --beta 0.1")]
     Exact {
@@ -71,6 +87,9 @@ fn run(command: Command) -> Result<()> {
             seed,
         } => commands::envs::describe(&task, episodes, seed),
         Command::Play { env, seed } => commands::play::play(&env, seed),
+        Command::Generate(options) => commands::generate::generate(&options),
+        Command::Export(options) => commands::export::export(&options),
+        Command::Bench(bench) => commands::bench::bench(&bench),
         Command::Exact { mdp, beta } => commands::exact::solve(&mdp, beta),
     }
 }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use socratiq_envs::elicitation::{Elicitation, ElicitationConfig, Questioner, Style, Table};
 use socratiq_envs::{Bandit, Environment};
+
+use crate::spec;
 
 /// A built-in environment with its settings, ready to make instances.
 #[derive(Clone, Debug)]
@@ -92,12 +93,11 @@ impl FromStr for Task {
 
     /// Reads `name` or `name:key=value,key=value`.
     fn from_str(spec: &str) -> Result<Self> {
-        let (name, settings) = spec.split_once(':').unwrap_or((spec, ""));
-        let settings = parse_settings(settings).with_context(|| format!("environment `{spec}`"))?;
+        let (name, settings) = spec::split(spec)?;
         let task = match name {
-            "bandit" => Self::Bandit(read(settings, spec)?),
+            "bandit" => Self::Bandit(spec::read(settings, spec)?),
             "elicitation" => {
-                let config: ElicitationConfig = read(settings, spec)?;
+                let config: ElicitationConfig = spec::read(settings, spec)?;
                 let table = Arc::new(load_table(&config.table)?);
                 Self::Elicitation(config, table)
             }
@@ -114,29 +114,6 @@ impl FromStr for Task {
             .with_context(|| format!("environment `{spec}`"))?;
         Ok(task)
     }
-}
-
-fn read<T: DeserializeOwned>(settings: Map<String, Value>, spec: &str) -> Result<T> {
-    serde_json::from_value(Value::Object(settings)).with_context(|| format!("environment `{spec}`"))
-}
-
-/// `key=value,key=value` as JSON: numbers and booleans where they read as such, strings otherwise.
-fn parse_settings(text: &str) -> Result<Map<String, Value>> {
-    let mut settings = Map::new();
-    for setting in text.split(',').filter(|setting| !setting.trim().is_empty()) {
-        let Some((key, value)) = setting.split_once('=') else {
-            bail!("`{setting}` is not `key=value`");
-        };
-        let value = value.trim();
-        let value = match serde_json::from_str(value) {
-            Ok(plain @ (Value::Number(_) | Value::Bool(_))) => plain,
-            _ => Value::String(value.to_owned()),
-        };
-        if settings.insert(key.trim().to_owned(), value).is_some() {
-            bail!("`{}` is set twice", key.trim());
-        }
-    }
-    Ok(settings)
 }
 
 /// A shipped table by its name, or a `.json` or `.csv` file.

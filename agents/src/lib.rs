@@ -10,10 +10,16 @@
 pub mod chat;
 mod dialogue_mdp;
 mod error;
+mod generate;
 pub mod kernels;
+mod language_model;
 pub mod model;
+mod sampling;
 mod tokens;
 
 pub use dialogue_mdp::{DialogueMdp, TokenStep};
 pub use error::{AgentError, Result};
+pub use generate::{Finish, Generator, Live};
+pub use language_model::LanguageModel;
+pub use sampling::{Choice, Sampling};
 pub use tokens::{ByteCodec, Codec, Prompt, Tokens};

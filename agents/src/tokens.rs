@@ -149,6 +149,9 @@ pub trait Codec: Send + Sync {
 
     /// True for a token that ends the agent's turn.
     fn is_end_of_turn(&self, id: u32) -> bool;
+
+    /// The token that ends the agent's turn; if several do, the one that recorded turns end with.
+    fn end_of_turn(&self) -> u32;
 }
 
 /// A hermetic codec: UTF-8 bytes are tokens, and a few more ids mark roles and the end of a turn.
@@ -230,5 +233,9 @@ impl Codec for ByteCodec {
 
     fn is_end_of_turn(&self, id: u32) -> bool {
         id == Self::END_OF_TURN
+    }
+
+    fn end_of_turn(&self) -> u32 {
+        Self::END_OF_TURN
     }
 }

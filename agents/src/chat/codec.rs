@@ -13,7 +13,7 @@ use super::template::Template;
 use super::tokenizer::Tokenizer;
 use super::tool_calls;
 use crate::error::{AgentError, Result};
-use crate::model::{GgufFile, read_json};
+use crate::model::{GgufFile, read_json, write};
 use crate::tokens::{Codec, Prompt};
 
 /// The template of ChatML, for models from scratch: every turn between `<|im_start|>` and `<|im_end|>`.
@@ -93,6 +93,35 @@ impl ChatCodec {
         Self::new(&parts.template, parts.tokenizer, all, &ends)
     }
 
+    /// Writes `tokenizer.json`, `tokenizer_config.json` and `generation_config.json` into `folder`, as
+    /// `transformers` reads them.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let pretty = |value: &Value| serde_json::to_string_pretty(value).unwrap_or_default();
+        write(
+            &folder.join("tokenizer.json"),
+            self.tokenizer.to_json()?.as_bytes(),
+        )?;
+        let mut config = self.variables().clone();
+        config.retain(|name, value| name.ends_with("_token") && value.is_string());
+        config.insert(
+            "tokenizer_class".to_owned(),
+            "PreTrainedTokenizerFast".into(),
+        );
+        config.insert("chat_template".to_owned(), self.template().into());
+        write(
+            &folder.join("tokenizer_config.json"),
+            pretty(&Value::Object(config)).as_bytes(),
+        )?;
+        let generation = serde_json::json!({"eos_token_id": self.ends});
+        write(
+            &folder.join("generation_config.json"),
+            pretty(&generation).as_bytes(),
+        )
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
@@ -116,11 +145,6 @@ impl ChatCodec {
     pub fn text(&self, messages: &[Message], tools: &[Tool], prompt: bool) -> Result<String> {
         self.template
             .render(messages, tools, prompt, &|_, text| text.to_owned())
-    }
-
-    /// The token that ends the agent's turn; others may too.
-    pub fn end_of_turn(&self) -> u32 {
-        self.ends[0]
     }
 
     /// The last control token that the template puts after an agent's words.
@@ -321,6 +345,10 @@ impl Codec for ChatCodec {
 
     fn is_end_of_turn(&self, id: u32) -> bool {
         self.ends.contains(&id)
+    }
+
+    fn end_of_turn(&self) -> u32 {
+        self.ends[0]
     }
 }
 

@@ -137,6 +137,18 @@ pub fn token_logprobs_backward(
     }
 }
 
+/// `log Σ e^x`, −∞ or not a number where the numbers are not.
+pub fn log_sum_exp(values: &[f32]) -> f32 {
+    let mut memory = values.to_vec();
+    let mut sums = [0.0; 2];
+    arch().dispatch(SoftmaxParts {
+        logits: &mut memory,
+        width: values.len().max(1),
+        sums: &mut sums,
+    });
+    sums[0] + sums[1].ln()
+}
+
 /// Of every row of logits, which are lost: the highest, and `Σ e^(logit − highest)`.
 struct SoftmaxParts<'a> {
     logits: &'a mut [f32],

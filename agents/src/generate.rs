@@ -1,0 +1,238 @@
+//! Writing turns: a sequence that goes on token by token, and many of them side by side.
+
+use std::sync::Arc;
+
+use socratiq_envs::{Stream, TokenRecord};
+
+use crate::error::Result;
+use crate::model::{Adapters, Cache, Decoder, StepMemory};
+use crate::sampling::Sampling;
+use crate::tokens::{Codec, Prompt, Tokens};
+
+/// A dialogue as a language model lives through it: what it has read and written, exactly.
+#[derive(Debug)]
+pub struct Live {
+    cache: Cache,
+    /// Tokens of the state that the cache does not hold yet.
+    unread: Vec<u32>,
+    state: Tokens,
+    logprobs: Vec<Option<f64>>,
+    /// States that the chat template left behind.
+    earlier: Vec<TokenRecord>,
+    /// Where the turn that is being written, or was written last, begins.
+    turn_start: usize,
+    writing: Option<Writing>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    sampling: Sampling,
+    stream: Stream,
+    /// Tokens that may still be written.
+    left: usize,
+}
+
+/// Why a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended it.
+    EndOfTurn,
+    /// It was cut off at the limit; its end is there, but the model did not choose it.
+    Length,
+}
+
+impl Live {
+    /// A dialogue that has not begun.
+    pub fn new(decoder: &Decoder) -> Self {
+        Self {
+            cache: Cache::new(decoder),
+            unread: Vec::new(),
+            state: Tokens::default(),
+            logprobs: Vec::new(),
+            earlier: Vec::new(),
+            turn_start: 0,
+            writing: None,
+        }
+    }
+
+    /// Takes in what the environment said.
+    pub fn observe(&mut self, prompt: &Prompt, decoder: &Decoder) {
+        let before = self.state.observe(prompt);
+        if let Some(before) = before {
+            self.earlier
+                .push(record(&before, std::mem::take(&mut self.logprobs)));
+            self.cache = Cache::new(decoder);
+            self.unread.clear();
+        }
+        let (Prompt::Append(ids) | Prompt::Restart(ids)) = prompt;
+        self.unread.extend_from_slice(ids);
+        self.logprobs.resize(self.state.len(), None);
+    }
+
+    /// Begins a turn of at most `max_tokens` tokens.
+    pub fn begin_turn(&mut self, sampling: Sampling, stream: Stream, max_tokens: usize) {
+        self.turn_start = self.state.len();
+        self.writing = Some(Writing {
+            sampling,
+            stream,
+            left: max_tokens,
+        });
+    }
+
+    /// True while a turn is being written.
+    pub fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// The tokens so far with their labels.
+    pub fn state(&self) -> &Tokens {
+        &self.state
+    }
+
+    /// The ids of the last turn, without its end.
+    pub fn turn(&self) -> &[u32] {
+        &self.state.ids()[self.turn_start..self.state.len().max(self.turn_start + 1) - 1]
+    }
+
+    /// The log-probabilities of the last turn's tokens in nats, its end included where the model chose it.
+    pub fn turn_logprobs(&self) -> impl Iterator<Item = f64> {
+        self.logprobs[self.turn_start..].iter().copied().flatten()
+    }
+
+    /// The exact tokens of the dialogue, one record per state: one, unless the chat template changes what
+    /// came before.
+    pub fn records(&self) -> Vec<TokenRecord> {
+        let mut records = self.earlier.clone();
+        records.push(record(&self.state, self.logprobs.clone()));
+        records
+    }
+}
+
+fn record(state: &Tokens, logprob: Vec<Option<f64>>) -> TokenRecord {
+    TokenRecord {
+        ids: state.ids().to_vec(),
+        action: state
+            .action_mask()
+            .iter()
+            .map(|action| u8::from(*action))
+            .collect(),
+        logprob,
+    }
+}
+
+/// A decoder at work: its codec knows where turns end, its memory serves one step after the other.
+pub struct Generator {
+    decoder: Arc<Decoder>,
+    codec: Arc<dyn Codec>,
+    adapters: Adapters,
+    memory: StepMemory,
+}
+
+impl Generator {
+    /// A generator for `decoder`.
+    pub fn new(decoder: Arc<Decoder>, codec: Arc<dyn Codec>, adapters: Adapters) -> Self {
+        Self {
+            decoder,
+            codec,
+            adapters,
+            memory: StepMemory::default(),
+        }
+    }
+
+    /// The decoder.
+    pub fn decoder(&self) -> &Arc<Decoder> {
+        &self.decoder
+    }
+
+    /// Writes one token in each dialogue that is being written; those whose turn is over stop writing and are
+    /// told why in the result, which follows the order of `dialogues`.
+    ///
+    /// What a dialogue gets does not depend on the others, to the last bit.
+    ///
+    /// # Errors
+    /// When a dialogue no longer fits the context, or the model gives no numbers.
+    pub fn step(&mut self, dialogues: &mut [&mut Live]) -> Result<Vec<Option<Finish>>> {
+        let mut finished = vec![None; dialogues.len()];
+        let mut places = Vec::new();
+        let mut steps = Vec::new();
+        let mut rest = Vec::new();
+        for (place, live) in dialogues.iter_mut().enumerate() {
+            let Live {
+                cache,
+                unread,
+                state,
+                logprobs,
+                writing,
+                ..
+            } = &mut **live;
+            if writing.is_some() {
+                places.push(place);
+                steps.push((cache, unread.as_slice()));
+                rest.push((state, logprobs, writing));
+            }
+        }
+        if steps.is_empty() {
+            return Ok(finished);
+        }
+        let vocabulary = self.decoder.config().vocab_size;
+        let logits = self
+            .decoder
+            .extend(&mut steps, self.adapters, &mut self.memory)?;
+        let mut chosen = Vec::with_capacity(places.len());
+        for ((state, logprobs, writing), logits) in
+            rest.into_iter().zip(logits.chunks_exact(vocabulary))
+        {
+            let Some(turn) = writing.as_mut() else {
+                continue;
+            };
+            let choice = turn.sampling.choose(logits, &mut turn.stream)?;
+            state.push_action(choice.token);
+            logprobs.push(Some(f64::from(choice.logprob)));
+            turn.left = turn.left.saturating_sub(1);
+            let mut added = vec![choice.token];
+            let end = if self.codec.is_end_of_turn(choice.token) {
+                Some(Finish::EndOfTurn)
+            } else if turn.left == 0 {
+                // The turn ends all the same; the label says that the agent did not choose it.
+                let end = self.codec.end_of_turn();
+                state.push_environment(&[end]);
+                logprobs.push(None);
+                added.push(end);
+                Some(Finish::Length)
+            } else {
+                None
+            };
+            if end.is_some() {
+                *writing = None;
+            }
+            chosen.push((added, end));
+        }
+        for (place, (added, end)) in places.into_iter().zip(chosen) {
+            dialogues[place].unread = added;
+            finished[place] = end;
+        }
+        Ok(finished)
+    }
+
+    /// Writes all begun turns to their ends.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn finish(&mut self, dialogues: &mut [&mut Live]) -> Result<Vec<Option<Finish>>> {
+        let mut finished = vec![None; dialogues.len()];
+        while dialogues.iter().any(|live| live.is_writing()) {
+            for (all, now) in finished.iter_mut().zip(self.step(dialogues)?) {
+                *all = all.or(now);
+            }
+        }
+        Ok(finished)
+    }
+}
+
+impl std::fmt::Debug for Generator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generator")
+            .field("decoder", &self.decoder)
+            .finish_non_exhaustive()
+    }
+}

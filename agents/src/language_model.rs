@@ -1,0 +1,58 @@
+//! `LanguageModel`: a decoder with the chat template and tokenizer that belong to it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::chat::ChatCodec;
+use crate::error::{AgentError, Result};
+use crate::model::{AdapterFolder, Decoder, Weights};
+
+/// Weights and words of one model.
+#[derive(Clone, Debug)]
+pub struct LanguageModel {
+    /// The weights.
+    pub decoder: Arc<Decoder>,
+    /// The words.
+    pub codec: Arc<ChatCodec>,
+}
+
+impl LanguageModel {
+    /// Opens a Hugging Face folder, a PEFT folder with its base, or a `.gguf` file. `variables` are for the
+    /// chat template, such as `enable_thinking`.
+    ///
+    /// # Errors
+    /// What is missing, damaged or not supported, with the name of the file, field or tensor.
+    pub fn open(path: &Path, weights: Weights, variables: &Map<String, Value>) -> Result<Self> {
+        let decoder = Decoder::open(path, weights)?;
+        let codec = Self::open_codec(path, variables)?;
+        let (tokens, vocabulary) = (codec.tokenizer().size(), decoder.config().vocab_size);
+        if tokens > vocabulary {
+            return Err(AgentError::File {
+                place: path.display().to_string(),
+                problem: format!(
+                    "its tokenizer has {tokens} tokens, but its embedding only {vocabulary}"
+                ),
+            });
+        }
+        Ok(Self {
+            decoder: Arc::new(decoder),
+            codec: Arc::new(codec),
+        })
+    }
+
+    /// Opens only the words of a model.
+    ///
+    /// # Errors
+    /// What is missing, damaged or not supported, with the name of the file or field.
+    pub fn open_codec(path: &Path, variables: &Map<String, Value>) -> Result<ChatCodec> {
+        match AdapterFolder::read(path)? {
+            // A PEFT folder may leave the tokenizer with its base.
+            Some(adapters) if path.is_dir() && !path.join("tokenizer.json").exists() => {
+                Self::open_codec(&adapters.base, variables)
+            }
+            _ => ChatCodec::open(path, variables),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! From logits to a token: greedy or drawn, with the usual filters.
+
+use serde::{Deserialize, Serialize};
+use socratiq_envs::Stream;
+
+use crate::error::{AgentError, Result};
+use crate::kernels::log_sum_exp;
+
+/// How the next token is chosen. Filters apply in the order of the fields, each to what the one before left,
+/// as in `transformers`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Sampling {
+    /// Logits are divided by it; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Only so many of the likeliest tokens; 0 for all.
+    pub top_k: usize,
+    /// Only the likeliest tokens that together have this probability (Holtzman et al. 2020,
+    /// arXiv:1904.09751); 1 for all.
+    pub top_p: f64,
+    /// Only tokens at least so many times as likely as the likeliest (Nguyen et al. 2024, arXiv:2407.01082);
+    /// 0 for all.
+    pub min_p: f64,
+}
+
+impl Default for Sampling {
+    /// The policy as it is.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+        }
+    }
+}
+
+/// A chosen token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// Its id.
+    pub token: u32,
+    /// Its log-probability in nats under the policy itself, before temperature and filters.
+    pub logprob: f32,
+}
+
+impl Sampling {
+    /// The likeliest token.
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+    };
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`AgentError::Config`] with the number that is out of its range.
+    pub fn validate(&self) -> Result<()> {
+        for (field, value, most) in [
+            ("temperature", self.temperature, f64::MAX),
+            ("top_p", self.top_p, 1.0),
+            ("min_p", self.min_p, 1.0),
+        ] {
+            if !(0.0..=most).contains(&value) {
+                return Err(AgentError::Config {
+                    place: "sampling".to_owned(),
+                    field: field.to_owned(),
+                    problem: format!("{value} is out of its range"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses from the logits of one position, `[V]`; `stream` is drawn from once, or not at all if greedy.
+    ///
+    /// # Errors
+    /// [`AgentError::NotFinite`] when the logits are not numbers.
+    pub fn choose(&self, logits: &[f32], stream: &mut Stream) -> Result<Choice> {
+        let normaliser = log_sum_exp(logits);
+        if !normaliser.is_finite() {
+            return Err(AgentError::NotFinite {
+                what: "a logit".to_owned(),
+            });
+        }
+        let token = match self.temperature {
+            0.0 => likeliest(logits),
+            _ => self.draw(logits, stream),
+        };
+        Ok(Choice {
+            token: token as u32,
+            logprob: logits[token] - normaliser,
+        })
+    }
+
+    fn draw(&self, logits: &[f32], stream: &mut Stream) -> usize {
+        let highest = f64::from(logits[likeliest(logits)]);
+        let weight = |token: usize| ((f64::from(logits[token]) - highest) / self.temperature).exp();
+        if self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0 {
+            let weights: Vec<f64> = (0..logits.len()).map(weight).collect();
+            return stream.weighted(&weights).unwrap_or_default();
+        }
+        // 1. The likeliest tokens first, equally likely ones by id.
+        let mut tokens: Vec<usize> = (0..logits.len()).collect();
+        let likelier = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
+        if self.top_k > 0 && self.top_k < tokens.len() {
+            tokens.select_nth_unstable_by(self.top_k - 1, likelier);
+            tokens.truncate(self.top_k);
+        }
+        tokens.sort_unstable_by(likelier);
+        let mut weights: Vec<f64> = tokens.iter().map(|token| weight(*token)).collect();
+        // 2. The least set with enough probability; it never loses the token that crosses the line.
+        if self.top_p < 1.0 {
+            let total: f64 = weights.iter().sum();
+            let mut sum = 0.0;
+            let enough = weights.iter().position(|weight| {
+                sum += weight;
+                sum >= self.top_p * total
+            });
+            weights.truncate(enough.map_or(weights.len(), |last| last + 1));
+        }
+        // 3. No token too far below the likeliest, whose weight is 1.
+        let kept = weights
+            .iter()
+            .take_while(|weight| **weight >= self.min_p)
+            .count();
+        weights.truncate(kept.max(1));
+        tokens[stream.weighted(&weights).unwrap_or_default()]
+    }
+}
+
+/// The position of the highest number, the first one among equals.
+fn likeliest(logits: &[f32]) -> usize {
+    let mut best = 0;
+    for (token, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = token;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socratiq_envs::RunSeed;
+
+    const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, 3.0, -1.0];
+
+    fn frequencies(sampling: Sampling) -> Vec<f64> {
+        let mut stream = RunSeed(1).stream("sampling");
+        let mut counts = [0.0; 5];
+        for _ in 0..20_000 {
+            counts[sampling.choose(&LOGITS, &mut stream).unwrap().token as usize] += 1.0 / 20_000.0;
+        }
+        counts.to_vec()
+    }
+
+    #[track_caller]
+    fn check(sampling: Sampling, expected: [f64; 5]) {
+        let total: f64 = expected.iter().sum();
+        for (found, expected) in frequencies(sampling).iter().zip(expected) {
+            assert!(
+                (found - expected / total).abs() < 0.015,
+                "{sampling:?}: {found} for {}",
+                expected / total
+            );
+        }
+    }
+
+    #[test]
+    fn filters_and_temperature_do_what_they_say() {
+        let e = |temperature: f64| LOGITS.map(|x| (f64::from(x) / temperature).exp());
+        let plain = Sampling::default();
+        check(plain, e(1.0));
+        check(
+            Sampling {
+                temperature: 2.0,
+                ..plain
+            },
+            e(2.0),
+        );
+        check(
+            Sampling { top_k: 3, ..plain },
+            [0.0, 1.0, (-1.0_f64).exp(), 1.0, 0.0],
+        );
+        check(Sampling { top_k: 1, ..plain }, [0.0, 1.0, 0.0, 0.0, 0.0]);
+        // The two likeliest have a probability of 0.795 together.
+        check(
+            Sampling {
+                top_p: 0.79,
+                ..plain
+            },
+            [0.0, 1.0, 0.0, 1.0, 0.0],
+        );
+        check(
+            Sampling {
+                top_p: 0.81,
+                ..plain
+            },
+            [0.0, 1.0, (-1.0_f64).exp(), 1.0, 0.0],
+        );
+        check(
+            Sampling {
+                min_p: 0.3,
+                ..plain
+            },
+            [0.0, 1.0, (-1.0_f64).exp(), 1.0, 0.0],
+        );
+        check(
+            Sampling {
+                min_p: 0.9,
+                ..plain
+            },
+            [0.0, 1.0, 0.0, 1.0, 0.0],
+        );
+        check(Sampling::GREEDY, [0.0, 1.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn the_logprob_is_the_policys_own() {
+        let mut stream = RunSeed(1).stream("sampling");
+        let total: f64 = LOGITS.iter().map(|x| f64::from(*x).exp()).sum();
+        for sampling in [
+            Sampling::GREEDY,
+            Sampling {
+                temperature: 0.3,
+                top_k: 2,
+                ..Sampling::default()
+            },
+        ] {
+            let choice = sampling.choose(&LOGITS, &mut stream).unwrap();
+            let expected = f64::from(LOGITS[choice.token as usize]) - total.ln();
+            assert!((f64::from(choice.logprob) - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let mut stream = RunSeed(1).stream("sampling");
+        assert!(
+            Sampling::GREEDY
+                .choose(&[0.0, f32::NAN], &mut stream)
+                .is_err()
+        );
+        assert!(Sampling::default().validate().is_ok());
+        assert!(
+            Sampling {
+                top_p: 1.5,
+                ..Sampling::default()
+            }
+            .validate()
+            .is_err()
+        );
+        assert!(
+            Sampling {
+                temperature: f64::NAN,
+                ..Sampling::default()
+            }
+            .validate()
+            .is_err()
+        );
+    }
+}

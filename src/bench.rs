@@ -1,0 +1,6 @@
+//! What a machine can do, and how near the model comes to it.
+
+pub mod generation;
+mod machine;
+
+pub use machine::{Machine, peak_memory_gb};

@@ -1,0 +1,144 @@
+//! `socratiq bench`: rates, beside what the machine and a peer can do in the same run.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value, json};
+use socratiq::agents::kernels::Activation;
+use socratiq::agents::model::{Decoder, Family, ModelConfig, NormKind, Positions, Weights};
+use socratiq::bench::{Machine, generation, peak_memory_gb};
+use socratiq::envs::RunSeed;
+use socratiq::model_path;
+
+/// What to measure.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Bench {
+    /// Prefill and decoding
+    Generate(GenerateOptions),
+}
+
+/// How to measure generation.
+#[derive(Debug, clap::Args)]
+pub(crate) struct GenerateOptions {
+    /// Random weights of a known shape
+    #[arg(long, default_value = "smollm2-135m", conflicts_with = "model")]
+    shape: String,
+    /// A real model instead: f32 if it is, quantised if it is
+    #[arg(long)]
+    model: Option<String>,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 512)]
+    prefill: usize,
+    /// Python of an environment with `transformers` (and `llama_cpp` for .gguf files) to compare with
+    #[arg(long, value_name = "PYTHON")]
+    peer: Option<PathBuf>,
+}
+
+/// Measures and prints JSON.
+pub(crate) fn bench(bench: &Bench) -> Result<()> {
+    let result = match bench {
+        Bench::Generate(options) => generate(options)?,
+    };
+    writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&result)?)?;
+    Ok(())
+}
+
+fn generate(options: &GenerateOptions) -> Result<Value> {
+    // Before anything else, so that the peak is that of loading.
+    let before = peak_memory_gb().unwrap_or_default();
+    let path = options
+        .model
+        .as_deref()
+        .map(model_path::resolve)
+        .transpose()?;
+    let decoder = match &path {
+        Some(path) => Decoder::open(path, Weights::Quantised)?,
+        None => Decoder::random(shape(&options.shape)?, &mut RunSeed(0).stream("bench"))?,
+    };
+    let loaded = peak_memory_gb().map(|peak| (peak - before) / (decoder.bytes() as f64 / 1e9));
+    let machine = Machine::measure();
+    let measured = generation::measure(&decoder, &machine, options.prefill)?;
+    drop(decoder);
+    let mut result = json!({"shape": path.as_ref().map_or(options.shape.clone(), |path| path.display().to_string())});
+    merge(&mut result, json!(machine));
+    merge(&mut result, json!(measured));
+    merge(
+        &mut result,
+        json!({
+            "memory_to_load_per_weight_byte": loaded,
+            "peak_memory_gb": peak_memory_gb(),
+        }),
+    );
+    if let Some(python) = &options.peer {
+        let model = path.as_ref().map(|path| path.display().to_string());
+        let request = json!({"shape": options.shape, "model": model, "prefill": options.prefill});
+        result["peer"] = peer(python, "generate.py", &request)?;
+    }
+    Ok(result)
+}
+
+/// Runs a peer's measurement in its own process and reads its JSON.
+fn peer(python: &Path, script: &str, request: &Value) -> Result<Value> {
+    let script = Path::new("benches/peers").join(script);
+    let output = Command::new(python)
+        .arg(&script)
+        .arg(request.to_string())
+        .output()
+        .with_context(|| format!("cannot run `{}`", python.display()))?;
+    if !output.status.success() {
+        bail!(
+            "`{}` failed: {}",
+            script.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().unwrap_or_default();
+    serde_json::from_str(last).with_context(|| format!("`{}` printed no JSON", script.display()))
+}
+
+fn merge(into: &mut Value, from: Value) {
+    if let (Value::Object(into), Value::Object(from)) = (into, from) {
+        let from: Map<String, Value> = from;
+        into.extend(from);
+    }
+}
+
+/// A known shape by its name.
+fn shape(name: &str) -> Result<ModelConfig> {
+    let llama = |vocab_size, hidden_size, num_layers, heads: (usize, usize), intermediate_size| {
+        ModelConfig {
+            family: Family::Llama,
+            vocab_size,
+            hidden_size,
+            num_layers,
+            num_heads: heads.0,
+            num_kv_heads: heads.1,
+            head_dim: 64,
+            intermediate_size,
+            context_length: 8192,
+            norm: NormKind::Rms,
+            norm_eps: 1e-5,
+            positions: Positions::Rotary {
+                theta: 100_000.0,
+                rotary_dim: 64,
+                scaling: None,
+            },
+            sliding_window: None,
+            activation: Activation::SwiGlu,
+            qkv_bias: false,
+            attention_output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            parallel_residual: false,
+            tie_embeddings: true,
+        }
+    };
+    match name {
+        "smollm2-135m" => Ok(llama(49_152, 576, 30, (9, 3), 1536)),
+        "small" => Ok(llama(4096, 256, 6, (4, 4), 1024)),
+        other => bail!("there is no shape `{other}`; there are: smollm2-135m, small"),
+    }
+}

@@ -1,0 +1,30 @@
+//! Names with settings, as the command line has them: `name:key=value,key=value`.
+
+use anyhow::{Context, Result, bail};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// The name and the settings: numbers and booleans where they read as such, strings otherwise.
+pub(crate) fn split(spec: &str) -> Result<(&str, Map<String, Value>)> {
+    let (name, text) = spec.split_once(':').unwrap_or((spec, ""));
+    let mut settings = Map::new();
+    for setting in text.split(',').filter(|setting| !setting.trim().is_empty()) {
+        let Some((key, value)) = setting.split_once('=') else {
+            bail!("`{spec}`: `{setting}` is not `key=value`");
+        };
+        let value = value.trim();
+        let value = match serde_json::from_str(value) {
+            Ok(plain @ (Value::Number(_) | Value::Bool(_))) => plain,
+            _ => Value::String(value.to_owned()),
+        };
+        if settings.insert(key.trim().to_owned(), value).is_some() {
+            bail!("`{spec}`: `{}` is set twice", key.trim());
+        }
+    }
+    Ok((name, settings))
+}
+
+/// The settings as a type, whose unknown or wrong fields are errors that name the spec.
+pub(crate) fn read<T: DeserializeOwned>(settings: Map<String, Value>, spec: &str) -> Result<T> {
+    serde_json::from_value(Value::Object(settings)).with_context(|| format!("`{spec}`"))
+}
