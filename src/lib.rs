@@ -45,6 +45,7 @@
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests compare exact results"))]
 
 pub mod bench;
+pub mod logs;
 pub mod model_path;
 mod planner;
 mod spec;

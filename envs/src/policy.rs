@@ -36,9 +36,10 @@ pub trait Policy: Send {
     /// When the policy fails; a bad action is no error.
     async fn act(&mut self, observation: &Observation) -> Result<Message>;
 
-    /// The tokens of the episode so far, exactly as read and sampled, where the policy works with tokens.
-    fn token_record(&self) -> Option<TokenRecord> {
-        None
+    /// The tokens of the episode so far, exactly as read and sampled, where the policy works with tokens:
+    /// one record, or several where the chat template changed what came before.
+    fn token_records(&self) -> Vec<TokenRecord> {
+        Vec::new()
     }
 }
 

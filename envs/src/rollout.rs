@@ -51,12 +51,12 @@ pub async fn rollout(
         .map(|(recorder, policy)| Trajectory {
             id: String::new(),
             env: String::new(),
-            seed,
+            seed: Some(seed),
             messages: recorder.turns,
             tools: recorder.tools.to_vec(),
             return_: recorder.return_,
             ending,
-            tokens: policy.token_record(),
+            tokens: policy.token_records(),
             metadata: serde_json::Map::new(),
         })
         .collect();

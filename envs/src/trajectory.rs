@@ -14,10 +14,12 @@ use crate::seed::EpisodeSeed;
 pub struct Trajectory {
     /// Unique within a log.
     pub id: String,
-    /// The environment, as its spec is written on the command line.
+    /// The environment, as its spec is written on the command line; empty for a dialogue from elsewhere.
+    #[serde(default)]
     pub env: String,
-    /// The seed that replays the episode.
-    pub seed: EpisodeSeed,
+    /// The seed that replays the episode, where it has one.
+    #[serde(default)]
+    pub seed: Option<EpisodeSeed>,
     /// The dialogue as this agent saw it, its actions with their rewards.
     pub messages: Vec<Turn>,
     /// The tools that were offered.
@@ -28,9 +30,10 @@ pub struct Trajectory {
     pub return_: f64,
     /// Why the episode stopped.
     pub ending: Ending,
-    /// The exact tokens, where the policy works with tokens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens: Option<TokenRecord>,
+    /// The exact tokens, where the policy works with tokens; several records where the chat template changed
+    /// what came before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "one_or_many")]
+    pub tokens: Vec<TokenRecord>,
     /// Anything else worth keeping.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
@@ -65,5 +68,38 @@ impl Episode {
     /// The last facts of type `T`: how the episode came out.
     pub fn outcome<T: 'static>(&self) -> Option<&T> {
         self.facts.iter().rev().find_map(Facts::get)
+    }
+}
+
+/// A list that is written as its element where it has just one.
+mod one_or_many {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::TokenRecord;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        One(TokenRecord),
+        Many(Vec<TokenRecord>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(
+        records: &[TokenRecord],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match records {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<TokenRecord>, D::Error> {
+        Ok(match Form::deserialize(deserializer)? {
+            Form::One(record) => vec![record],
+            Form::Many(records) => records,
+        })
     }
 }

@@ -12,6 +12,7 @@ mod cli;
 mod contract;
 mod elicitation;
 mod exact_theory;
+mod files;
 mod models;
 mod support;
 mod tidy;

@@ -60,6 +60,14 @@ fn weights(name: &str, count: usize) -> Vec<f32> {
 }
 
 impl Case {
+    /// Every tensor's name, values and shape.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (String, Vec<f32>, Vec<usize>)> {
+        self.tensors.iter().map(|(name, shape)| {
+            let values = weights(name, shape.iter().product());
+            (name.clone(), values, shape.clone())
+        })
+    }
+
     /// Writes the model as `transformers` does, in `dtype`, in one file or in two shards.
     pub(crate) fn write(&self, folder: &Path, dtype: DType, shards: usize) {
         fs::write(folder.join("config.json"), self.config.to_string()).unwrap();
@@ -100,7 +108,10 @@ impl Case {
 }
 
 /// The largest difference, relative to the largest expected number.
-fn relative(actual: impl IntoIterator<Item = f64>, expected: impl IntoIterator<Item = f64>) -> f64 {
+pub(crate) fn relative(
+    actual: impl IntoIterator<Item = f64>,
+    expected: impl IntoIterator<Item = f64>,
+) -> f64 {
     let (mut worst, mut scale) = (0.0_f64, 0.0_f64);
     for (actual, expected) in actual.into_iter().zip(expected) {
         worst = worst.max((actual - expected).abs());

@@ -279,6 +279,8 @@ impl TensorFile for GgufFile {
 
 /// What ggml calls the types that its number stands for and that are not read here.
 fn explain(error: &str) -> String {
+    // Where backtraces are on, they follow the first line.
+    let error = error.lines().next().unwrap_or_default();
     const TYPES: [(&str, &str); 13] = [
         ("16", "IQ2_XXS"),
         ("17", "IQ2_XS"),

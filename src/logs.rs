@@ -1,0 +1,92 @@
+//! Logs of conversations, in the shapes in which people have them.
+//!
+//! A log is read row by row, whatever its size. Every row becomes a [`Record`] or a [`BadRow`], and which rows
+//! were bad is never lost.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use socratiq_envs::{Message, Tool, Trajectory};
+
+/// What one row of a log says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// One conversation is better than another.
+    Preference(Preference),
+    /// A conversation is good or bad by itself.
+    Feedback(Feedback),
+    /// A conversation to learn from as it is, or with its return.
+    Trajectory(Trajectory),
+}
+
+/// A better and a worse continuation of the same beginning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Preference {
+    /// What both have in common; empty where the log does not say and nothing is.
+    pub prompt: Turns,
+    /// The better continuation.
+    pub chosen: Turns,
+    /// The worse ones: one, or several, best first where the log says.
+    pub rejected: Vec<Turns>,
+    /// By how much it is better, where the log says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// How much the pair counts.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: f64,
+    /// The tools that were offered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
+    /// What the chat template is told, such as `enable_thinking`.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub chat_template_kwargs: Map<String, Value>,
+}
+
+/// A continuation with a thumb up or down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Feedback {
+    /// What came before it.
+    pub prompt: Turns,
+    /// The continuation.
+    pub completion: Turns,
+    /// Whether it is good.
+    pub label: bool,
+    /// The tools that were offered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
+    /// What the chat template is told.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub chat_template_kwargs: Map<String, Value>,
+}
+
+/// A stretch of a conversation: messages, or text that no chat template is applied to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Turns {
+    /// Messages. Weights per message stand in the field `weight` of those that have one.
+    Chat(Vec<Message>),
+    /// Plain text, as TRL's "standard" format has it.
+    Text(String),
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_one(weight: &f64) -> bool {
+    (*weight - 1.0).abs() < f64::EPSILON
+}
+
+/// A row that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: `{field}`: {problem}; {remedy}")]
+pub struct BadRow {
+    /// Where it is in its file: the line, from 1; of a JSON array, the element, from 1.
+    pub line: usize,
+    /// The field that is wrong, `/` for the whole row.
+    pub field: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to do about it.
+    pub remedy: String,
+}
