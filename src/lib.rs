@@ -47,6 +47,7 @@
 pub mod bench;
 pub mod logs;
 pub mod model_path;
+pub mod objective;
 mod planner;
 mod spec;
 pub mod stats;

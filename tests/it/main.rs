@@ -14,6 +14,7 @@ mod elicitation;
 mod exact_theory;
 mod files;
 mod models;
+mod objectives;
 mod support;
 mod tidy;
 mod token_level;
