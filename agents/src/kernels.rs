@@ -25,6 +25,7 @@
 )]
 
 mod activation;
+mod adamw;
 pub mod attention;
 mod buffer;
 mod dropout;
@@ -44,6 +45,7 @@ pub(crate) mod testing;
 mod token_logprob;
 
 pub use activation::Activation;
+pub use adamw::{AdamWStep, adamw, sum_of_squares};
 pub use buffer::Buffer;
 pub use dropout::Dropout;
 pub use linear::{Rows, Target, Write, linear};

@@ -2,7 +2,7 @@
 
 use super::decoder::{Decoder, ParameterId};
 use crate::error::{AgentError, Result};
-use crate::kernels::Buffer;
+use crate::kernels::{Buffer, sum_of_squares};
 
 /// One buffer per trainable parameter; frozen parameters have none.
 #[derive(Clone, Debug)]
@@ -38,6 +38,11 @@ impl Gradients {
         self.slopes.get(index)?.as_deref()
     }
 
+    /// As [`Self::get`], for an optimiser to read and clear.
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut [f32]> {
+        self.slopes.get_mut(index)?.as_deref_mut()
+    }
+
     pub(crate) fn of(&mut self, id: ParameterId) -> Option<&mut [f32]> {
         self.slopes[id.0].as_deref_mut()
     }
@@ -56,16 +61,9 @@ impl Gradients {
 
     /// The Euclidean norm over all parameters, in f64.
     pub fn norm(&self) -> f64 {
-        let squares = |slope: &Buffer| -> f64 {
-            let chunks = slope.chunks(4096);
-            chunks
-                .map(|chunk| f64::from(chunk.iter().map(|g| g * g).sum::<f32>()))
-                .sum()
-        };
-        self.slopes
-            .iter()
-            .flatten()
-            .map(squares)
+        let slopes = self.slopes.iter().flatten();
+        slopes
+            .map(|slope| sum_of_squares(slope))
             .sum::<f64>()
             .sqrt()
     }

@@ -235,14 +235,14 @@ impl Decoder {
 }
 
 /// A tensor whose values are made when they are written.
-struct Tensor<'a> {
+pub(super) struct Tensor<'a> {
     name: String,
     shape: Vec<usize>,
     values: Box<dyn Fn() -> Vec<f32> + 'a>,
 }
 
 impl<'a> Tensor<'a> {
-    fn new(name: String, shape: Vec<usize>, values: impl Fn() -> Vec<f32> + 'a) -> Self {
+    pub(super) fn new(name: String, shape: Vec<usize>, values: impl Fn() -> Vec<f32> + 'a) -> Self {
         Self {
             name,
             shape,
@@ -261,12 +261,12 @@ impl TensorView for &Tensor<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(
-            (self.values)()
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-        )
+        let values = (self.values)();
+        let mut bytes = vec![0; self.data_len()];
+        for (into, value) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+            *into = value.to_le_bytes();
+        }
+        Cow::Owned(bytes)
     }
 
     fn data_len(&self) -> usize {
@@ -274,7 +274,7 @@ impl TensorView for &Tensor<'_> {
     }
 }
 
-fn write_tensors(path: &Path, tensors: Vec<Tensor<'_>>) -> Result<()> {
+pub(super) fn write_tensors(path: &Path, tensors: Vec<Tensor<'_>>) -> Result<()> {
     // What `transformers` writes and, in older versions, asks for.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     replace(path, |unfinished| {
