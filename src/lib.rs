@@ -52,6 +52,7 @@ mod planner;
 mod spec;
 pub mod stats;
 mod task;
+pub mod train;
 
 pub use planner::{PLANNERS, Planner};
 pub use socratiq_agents as agents;

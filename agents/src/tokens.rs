@@ -3,6 +3,8 @@
 //! Knows neither models nor files. The action mask is born in [`Tokens`], which only this crate can
 //! append to, and every position gets its label in the moment it is appended.
 
+use std::ops::Range;
+
 use socratiq_envs::{Message, Tool};
 
 use crate::error::{AgentError, Result};
@@ -25,6 +27,18 @@ impl Tokens {
     /// True where the agent chose the token, `[T]`.
     pub fn action_mask(&self) -> &[bool] {
         &self.action
+    }
+
+    /// The stretches of tokens that the agent chose, one per turn.
+    pub fn turns(&self) -> Vec<Range<usize>> {
+        let mut turns: Vec<Range<usize>> = Vec::new();
+        for (at, _) in self.action.iter().enumerate().filter(|(_, agent)| **agent) {
+            match turns.last_mut() {
+                Some(turn) if turn.end == at => turn.end += 1,
+                _ => turns.push(at..at + 1),
+            }
+        }
+        turns
     }
 
     /// How many tokens there are.

@@ -14,7 +14,7 @@ use super::tokenizer::Tokenizer;
 use super::tool_calls;
 use crate::error::{AgentError, Result};
 use crate::model::{GgufFile, read_json, write};
-use crate::tokens::{Codec, Prompt};
+use crate::tokens::{Codec, Prompt, Tokens};
 
 /// The template of ChatML, for models from scratch: every turn between `<|im_start|>` and `<|im_end|>`.
 pub const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + \
@@ -91,6 +91,39 @@ impl ChatCodec {
         all.extend(variables.clone());
         let ends: Vec<&str> = parts.ends.iter().map(String::as_str).collect();
         Self::new(&parts.template, parts.tokenizer, all, &ends)
+    }
+
+    /// The same codec with more variables for its template.
+    ///
+    /// # Errors
+    /// When the template cannot be compiled.
+    pub fn with(&self, variables: &Map<String, Value>) -> Result<Self> {
+        Ok(Self {
+            template: self.template.with(variables)?,
+            tokenizer: self.tokenizer.clone(),
+            ends: self.ends.clone(),
+        })
+    }
+
+    /// Text that no template is applied to: `prompt` is the environment's and `completion`, which ends with
+    /// the end-of-turn token, the agent's. Control tokens are read as such, since such text was often made
+    /// by a template. A token across the border is the agent's.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode_text(&self, prompt: &str, completion: &str) -> Result<Tokens> {
+        let before = self.tokenizer.encode_whole(prompt)?;
+        let all = self
+            .tokenizer
+            .encode_whole(&format!("{prompt}{completion}"))?;
+        let common = before.iter().zip(&all).take_while(|(a, b)| a == b).count();
+        let mut tokens = Tokens::default();
+        tokens.push_environment(&all[..common]);
+        all[common..].iter().for_each(|id| tokens.push_action(*id));
+        if !all.last().is_some_and(|id| self.is_end_of_turn(*id)) {
+            tokens.push_action(self.end_of_turn());
+        }
+        Ok(tokens)
     }
 
     /// Writes `tokenizer.json`, `tokenizer_config.json` and `generation_config.json` into `folder`, as

@@ -12,6 +12,7 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use super::tokenizer::Tokenizer;
@@ -49,6 +50,23 @@ pub(super) fn tokenizer(file: &GgufFile) -> Result<Tokenizer> {
             _ => None,
         });
     tokenizer.add_tokens(added).map_err(failed)?;
+    let adds_start = matches!(
+        file.value("tokenizer.ggml.add_bos_token"),
+        Some(Value::Bool(true))
+    );
+    if adds_start
+        && let Some(id) = file.count_if_any("tokenizer.ggml.bos_token_id")?
+        && let Some(token) = tokens.get(id)
+    {
+        let start = TemplateProcessing::builder()
+            .try_single(format!("{token} $A"))
+            .and_then(|template| template.try_pair(format!("{token} $A $B")))
+            .map_err(|error| AgentError::Encoding(format!("the file's `{token}`: {error}")))?
+            .special_tokens(vec![((*token).to_owned(), id as u32)])
+            .build()
+            .map_err(|error| AgentError::Encoding(format!("the file's `{token}`: {error}")))?;
+        tokenizer.with_post_processor(Some(start));
+    }
     Ok(Tokenizer::new(tokenizer))
 }
 

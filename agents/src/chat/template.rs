@@ -29,6 +29,16 @@ impl Template {
         })
     }
 
+    /// The same template with more variables.
+    ///
+    /// # Errors
+    /// Never for a template that compiled once.
+    pub(super) fn with(&self, variables: &Map<String, Value>) -> Result<Self> {
+        let mut all = self.variables.clone();
+        all.extend(variables.clone());
+        Self::new(&self.source, all)
+    }
+
     /// The template itself.
     pub(super) fn source(&self) -> &str {
         &self.source

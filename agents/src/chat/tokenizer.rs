@@ -1,6 +1,7 @@
 //! A tokenizer: read from a model's files, or trained on text.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -11,9 +12,9 @@ use crate::error::{AgentError, Result};
 /// Text to ids and back. A handle of `tokenizers` that knows its control tokens.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
     /// Tokens beside the learned vocabulary.
-    added: Vec<Added>,
+    added: Arc<[Added]>,
 }
 
 /// A token that is matched in text as a whole.
@@ -45,7 +46,10 @@ impl Tokenizer {
             })
             .collect();
         added.sort_by_key(|token| token.id);
-        Self { inner, added }
+        Self {
+            inner: Arc::new(inner),
+            added: added.into(),
+        }
     }
 
     /// Reads a `tokenizer.json`.
@@ -108,9 +112,21 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.ids(text, false)
+    }
+
+    /// The ids of a whole text, with the token that the tokenizer begins texts with, if it has one.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
+        self.ids(text, true)
+    }
+
+    fn ids(&self, text: &str, whole: bool) -> Result<Vec<u32>> {
         let encoding = self
             .inner
-            .encode_fast(text, false)
+            .encode_fast(text, whole)
             .map_err(|error| AgentError::Encoding(format!("the tokenizer: {error}")))?;
         Ok(encoding.get_ids().to_vec())
     }

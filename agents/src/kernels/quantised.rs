@@ -102,6 +102,25 @@ impl Scales {
 const TILE: usize = 6;
 
 impl Quantised {
+    /// Shows `visit` everything that it is made of.
+    pub fn visit_bytes(&self, visit: &mut dyn FnMut(&[u8])) {
+        match &self.codes {
+            Codes::Four(codes) => visit(codes),
+            Codes::Eight(codes) => visit(bytemuck::cast_slice(codes)),
+        }
+        for scales in [Some(&self.scales), self.offsets.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            match scales {
+                Scales::Half(scales) => {
+                    scales.iter().for_each(|scale| visit(&scale.to_le_bytes()));
+                }
+                Scales::Single(scales) => visit(bytemuck::cast_slice(scales)),
+            }
+        }
+    }
+
     /// A matrix of rows of `width` numbers in blocks of `block`.
     ///
     /// # Panics

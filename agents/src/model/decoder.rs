@@ -166,6 +166,37 @@ impl Decoder {
             })
     }
 
+    /// Moves every parameter towards that of `other`, which has the same shape: `alpha` 1 is all the way
+    /// (TR-DPO: Gorbatovski et al. 2024, 2404.09656, Eq. 4).
+    pub fn blend(&mut self, other: &Self, alpha: f32) {
+        for (own, other) in self.parameters.iter_mut().zip(&other.parameters) {
+            for (own, other) in own.data.iter_mut().zip(other.data.iter()) {
+                *own = alpha * other + (1.0 - alpha) * *own;
+            }
+        }
+    }
+
+    /// A hash of the shape and of every weight, with or without the adapters': another for any other model.
+    pub fn fingerprint(&self, adapters: super::Adapters) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{:?}", self.config).as_bytes());
+        let without: Vec<usize> = match adapters {
+            super::Adapters::On => Vec::new(),
+            super::Adapters::Off => self.adapters().flat_map(|a| [a.a.0, a.b.0]).collect(),
+        };
+        for (index, parameter) in self.parameters.iter().enumerate() {
+            if !without.contains(&index) {
+                hasher.update(bytemuck::cast_slice(&parameter.data));
+            }
+        }
+        for matrix in self.quantised() {
+            matrix.visit_bytes(&mut |bytes| {
+                hasher.update(bytes);
+            });
+        }
+        hasher.finalize()
+    }
+
     /// Freezes or frees every parameter.
     pub fn set_trainable(&mut self, trainable: bool) {
         self.parameters

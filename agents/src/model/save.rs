@@ -13,7 +13,8 @@ use safetensors::{Dtype, SafeTensorError, View as TensorView};
 use serde_json::{Value, json};
 
 use super::decoder::{Decoder, Linear, ParameterId, Weight};
-use super::file::bad_file;
+use super::file::safetensors::SafetensorsFolder;
+use super::file::{TensorFile, bad_file};
 use super::lora::{Adapter, LoraConfig};
 use super::names::{Form, Format, LinearKind, NormPlace, Source};
 use crate::error::{AgentError, Result};
@@ -81,6 +82,35 @@ impl Decoder {
             }));
         }
         write_tensors(&folder.join("adapter_model.safetensors"), tensors)
+    }
+
+    /// Writes every parameter as it is, under its name inside this crate, as a safetensors file.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_parameters(&self, path: &Path) -> Result<()> {
+        let mut tensors = Vec::with_capacity(self.parameters.len());
+        for parameter in &self.parameters {
+            let values = || parameter.data.to_vec();
+            tensors.push(Tensor::new(
+                parameter.name.clone(),
+                parameter.shape.clone(),
+                values,
+            ));
+        }
+        write_tensors(path, tensors)
+    }
+
+    /// Reads what [`Self::save_parameters`] wrote as `folder/name.safetensors`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or of another shape.
+    pub fn load_parameters(&mut self, folder: &Path, name: &str) -> Result<()> {
+        let file = SafetensorsFolder::open(folder, name)?;
+        for parameter in &mut self.parameters {
+            file.read(&parameter.name, &parameter.shape, &mut parameter.data)?;
+        }
+        Ok(())
     }
 
     /// For each output of an adapter the row of its module in files, where they differ.

@@ -1,0 +1,105 @@
+//! Which examples an update learns from: a function of the seed and the update's number, so that a run that
+//! goes on needs to remember nothing else.
+
+use socratiq_envs::RunSeed;
+
+/// The order of examples.
+#[derive(Clone, Debug)]
+pub struct Order {
+    examples: usize,
+    per_update: usize,
+    shuffle: bool,
+    seed: RunSeed,
+    /// The order of the epoch that was asked for last.
+    epoch: Option<(u64, Vec<usize>)>,
+}
+
+impl Order {
+    /// An order of `examples`, `per_update` at a time; the last update of an epoch gets what is left.
+    pub fn new(examples: usize, per_update: usize, shuffle: bool, seed: RunSeed) -> Self {
+        Self {
+            examples,
+            per_update,
+            shuffle,
+            seed,
+            epoch: None,
+        }
+    }
+
+    /// How many updates an epoch has.
+    pub fn updates_per_epoch(&self) -> u64 {
+        self.examples.div_ceil(self.per_update) as u64
+    }
+
+    /// The examples of the update with index `update`, from 0.
+    pub fn examples(&mut self, update: u64) -> &[usize] {
+        let (epoch, part) = (
+            update / self.updates_per_epoch(),
+            (update % self.updates_per_epoch()) as usize,
+        );
+        if self.epoch.as_ref().is_none_or(|(known, _)| *known != epoch) {
+            let mut order: Vec<usize> = (0..self.examples).collect();
+            if self.shuffle {
+                self.seed
+                    .stream(&format!("epoch {epoch}"))
+                    .shuffle(&mut order);
+            }
+            self.epoch = Some((epoch, order));
+        }
+        let order = self.epoch.as_ref().map_or(&[][..], |(_, order)| order);
+        let start = part * self.per_update;
+        &order[start..(start + self.per_update).min(order.len())]
+    }
+
+    /// Every example that the first `updates` updates learn from, in ascending order.
+    pub fn used(&self, updates: u64) -> Vec<usize> {
+        if updates >= self.updates_per_epoch() {
+            return (0..self.examples).collect();
+        }
+        let mut order = self.clone();
+        let mut used: Vec<usize> = (0..updates)
+            .flat_map(|update| order.examples(update).to_vec())
+            .collect();
+        used.sort_unstable();
+        used
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_epoch_has_every_example_once_in_an_order_of_its_own() {
+        let mut order = Order::new(10, 4, true, RunSeed(3));
+        assert_eq!(order.updates_per_epoch(), 3);
+        let mut epochs = Vec::new();
+        for epoch in 0..2 {
+            let updates: Vec<Vec<usize>> = (0..3)
+                .map(|part| order.examples(3 * epoch + part).to_vec())
+                .collect();
+            assert_eq!(updates.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+            epochs.push(updates.concat());
+        }
+        assert_ne!(epochs[0], epochs[1]);
+        for epoch in &mut epochs {
+            epoch.sort_unstable();
+            assert_eq!(*epoch, (0..10).collect::<Vec<_>>());
+        }
+        // Going back gives the same.
+        let (last, first) = (order.examples(5).to_vec(), order.examples(0).to_vec());
+        assert_eq!(order.clone().examples(5), last);
+        assert_eq!(order.examples(0), first);
+        assert_eq!(order.used(1), {
+            let mut first = first.clone();
+            first.sort_unstable();
+            first
+        });
+        assert_eq!(order.used(7).len(), 10);
+        let mut plain = Order::new(3, 2, false, RunSeed(3));
+        assert_eq!(
+            (plain.examples(1), plain.clone().examples(2)),
+            (&[2][..], &[0, 1][..])
+        );
+    }
+}

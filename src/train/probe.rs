@@ -1,0 +1,130 @@
+//! What the reference would say now: the measurements behind the diagnoses.
+
+use anyhow::Result;
+use socratiq_agents::kernels::Buffer;
+use socratiq_agents::model::{Adapters, Batch, Decoder, Tape};
+
+use super::example::{Completion, Example};
+use super::forest::Forest;
+
+/// A few chosen completions with the reference's distribution over the whole vocabulary at each of their
+/// scored tokens, kept from before training.
+#[derive(Debug)]
+pub struct Probe {
+    batch: Batch,
+    /// log π_ref, `[R, V]`.
+    reference: Buffer,
+    /// Which of the scored tokens end a turn.
+    ends: Vec<usize>,
+    completions: usize,
+}
+
+/// What a probe finds, in nats.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drift {
+    /// Σ_t KL(π_ref ‖ π) of a completion, in the mean. Times −β it is the reward that the reference's own
+    /// answers must have: Eq. 16 of 2404.12358.
+    pub divergence: f64,
+    /// Σ_t log π/π_ref of a completion, in the mean.
+    pub log_ratio: f64,
+    /// How many tokens a completion has, in the mean.
+    pub tokens: f64,
+    /// log π/π_ref of the tokens that end turns, in the mean: below 0, turns get longer.
+    pub end_of_turn: f64,
+}
+
+/// Scored tokens that a probe has at most: each costs a row of the vocabulary.
+const LARGEST: usize = 256;
+
+impl Probe {
+    /// A probe of the desirable completions among `examples`, as many as fit.
+    ///
+    /// # Errors
+    /// When none fits the model.
+    pub fn new(
+        examples: &[Example],
+        decoder: &Decoder,
+        adapters: Adapters,
+    ) -> Result<Option<Self>> {
+        let mut chosen: Vec<&Completion> = Vec::new();
+        let mut scored = 0;
+        for example in examples {
+            let best = example.completions.iter().zip(&example.desirable);
+            for (completion, _) in best.filter(|(_, good)| **good) {
+                if scored + completion.num_scored() <= LARGEST {
+                    scored += completion.num_scored();
+                    chosen.push(completion);
+                }
+            }
+        }
+        if chosen.is_empty() {
+            return Ok(None);
+        }
+        let forest = Forest::plant(chosen.iter().copied())?;
+        let ends = chosen
+            .iter()
+            .zip(&forest.scored)
+            .flat_map(|(completion, scored)| {
+                let mut end = 0;
+                completion.turns.iter().map(move |turn| {
+                    end += turn.end - turn.start;
+                    scored[end - 1] as usize
+                })
+            });
+        let ends = ends.collect();
+        let mut reference = decoder.logits(&forest.batch, adapters, &mut Tape::default())?;
+        normalise(&mut reference, decoder.config().vocab_size);
+        Ok(Some(Self {
+            batch: forest.batch,
+            reference,
+            ends,
+            completions: chosen.len(),
+        }))
+    }
+
+    /// How far the policy has moved.
+    ///
+    /// # Errors
+    /// When a tensor operation fails.
+    pub fn measure(&self, policy: &Decoder, tape: &mut Tape) -> Result<Drift> {
+        let vocabulary = policy.config().vocab_size;
+        let mut logprobs = policy.logits(&self.batch, Adapters::On, tape)?;
+        normalise(&mut logprobs, vocabulary);
+        let rows = || {
+            logprobs
+                .chunks(vocabulary)
+                .zip(self.reference.chunks(vocabulary))
+        };
+        let divergence: f64 = rows()
+            .map(|(policy, reference)| {
+                let terms = policy.iter().zip(reference);
+                terms
+                    .map(|(p, r)| f64::from(r.exp() * (r - p)))
+                    .sum::<f64>()
+            })
+            .sum();
+        let ratios: Vec<f64> = rows()
+            .zip(&self.batch.scored)
+            .map(|((policy, reference), scored)| {
+                let token = scored.target as usize;
+                f64::from(policy[token] - reference[token])
+            })
+            .collect();
+        let ends: f64 = self.ends.iter().map(|end| ratios[*end]).sum();
+        let completions = self.completions as f64;
+        Ok(Drift {
+            divergence: divergence / completions,
+            log_ratio: ratios.iter().sum::<f64>() / completions,
+            tokens: ratios.len() as f64 / completions,
+            end_of_turn: ends / self.ends.len().max(1) as f64,
+        })
+    }
+}
+
+/// Logits to log-probabilities, row by row.
+fn normalise(logits: &mut [f32], vocabulary: usize) {
+    for row in logits.chunks_mut(vocabulary) {
+        let total = socratiq_agents::kernels::log_sum_exp(row);
+        row.iter_mut().for_each(|logit| *logit -= total);
+    }
+}

@@ -1,0 +1,366 @@
+//! What a run leaves on the disk: its config, its metrics, its checkpoints, its model.
+//!
+//! Files are written under another name and renamed, so that a run which is killed at any moment leaves whole
+//! files only. A checkpoint is a folder that appears in one step.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use socratiq_agents::LanguageModel;
+use socratiq_agents::chat::ChatCodec;
+use socratiq_agents::model::{AdamW, Decoder, LoraConfig, Weights, write};
+
+use super::config::Config;
+use super::metrics::Metrics;
+
+/// The folder of a run.
+#[derive(Debug)]
+pub struct RunDirectory {
+    folder: PathBuf,
+    metrics: File,
+}
+
+/// What a run must remember beside weights and moments.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Updates made. Everything random follows from it and the seed.
+    pub global_step: u64,
+    /// Passes over the data.
+    pub epoch: f64,
+    /// Tokens learnt from.
+    pub num_tokens: u64,
+    /// The lowest loss of an evaluation.
+    pub best_metric: Option<f64>,
+    /// The checkpoint that had it.
+    pub best_model_checkpoint: Option<String>,
+    /// Evaluations since then.
+    pub evaluations_since_best: u64,
+    /// Whether the run ended early.
+    pub stopped_early: bool,
+    /// Every line of metrics so far, as `transformers` keeps them.
+    pub log_history: Vec<Metrics>,
+}
+
+/// How the policy is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Form<'a> {
+    /// Its words.
+    pub codec: &'a ChatCodec,
+    /// Its low-rank updates, with the path of the model that they are for.
+    pub adapters: Option<(&'a LoraConfig, &'a str)>,
+}
+
+impl RunDirectory {
+    /// Begins a run.
+    ///
+    /// # Errors
+    /// When there is a run already, or the folder cannot be written.
+    pub fn begin(config: &Config) -> Result<Self> {
+        let folder = &config.out;
+        ensure!(
+            !folder.join("config.toml").exists(),
+            "`{}` holds a run already: go on with --resume, or give another `out`",
+            folder.display()
+        );
+        let place = || format!("cannot write into `{}`", folder.display());
+        fs::create_dir_all(folder).with_context(place)?;
+        write(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
+        let metrics = File::create(folder.join("metrics.jsonl")).with_context(place)?;
+        Ok(Self {
+            folder: folder.clone(),
+            metrics,
+        })
+    }
+
+    /// Opens a run that was stopped. What was logged after its last checkpoint will be logged again.
+    ///
+    /// # Errors
+    /// When there is none, or its config differs.
+    pub fn reopen(config: &Config) -> Result<(Self, Option<Checkpoint>)> {
+        let folder = &config.out;
+        let path = folder.join("config.toml");
+        if !path.exists() {
+            bail!(
+                "there is no run in `{}` to go on with: leave --resume out",
+                folder.display()
+            );
+        }
+        let text = fs::read_to_string(&path)?;
+        if let Some(key) = difference(&text, &config.to_toml()?)? {
+            bail!(
+                "`{}` was begun with another `{key}`: a run goes on as it began, or begins anew in another `out`",
+                folder.display()
+            );
+        }
+        let checkpoint = Checkpoint::latest(folder)?;
+        let step = checkpoint
+            .as_ref()
+            .map_or(0, |checkpoint| checkpoint.state.global_step);
+        let metrics_path = folder.join("metrics.jsonl");
+        let kept = lines_up_to(&metrics_path, step)?;
+        write(&metrics_path, kept.as_bytes())?;
+        let metrics = File::options().append(true).open(&metrics_path)?;
+        let run = Self {
+            folder: folder.clone(),
+            metrics,
+        };
+        Ok((run, checkpoint))
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Appends a line of metrics.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn log(&mut self, metrics: &Metrics) -> Result<()> {
+        let mut line = serde_json::to_string(metrics)?;
+        line.push('\n');
+        self.metrics
+            .write_all(line.as_bytes())
+            .with_context(|| format!("cannot write metrics into `{}`", self.folder.display()))
+    }
+
+    /// Writes everything that the run needs to go on from here.
+    ///
+    /// # Errors
+    /// When the disk is full; earlier checkpoints stay as they are.
+    pub fn checkpoint(
+        &self,
+        policy: &Decoder,
+        form: Form<'_>,
+        optimizer: &AdamW,
+        reference: Option<&Decoder>,
+        state: &State,
+    ) -> Result<()> {
+        let name = format!("checkpoint-{}", state.global_step);
+        self.whole_folder(&name, |folder| {
+            save_model(policy, form, folder)?;
+            optimizer.save(policy, folder)?;
+            if let Some(reference) = reference {
+                reference.save_parameters(&folder.join("reference.safetensors"))?;
+            }
+            write(
+                &folder.join("trainer_state.json"),
+                &serde_json::to_vec_pretty(state)?,
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Removes all checkpoints but the newest `keep` and the best.
+    ///
+    /// # Errors
+    /// When a folder cannot be removed.
+    pub fn prune(&self, keep: usize, state: &State) -> Result<()> {
+        let mut found = Checkpoint::all(&self.folder)?;
+        let old = found.len().saturating_sub(keep);
+        found.truncate(old);
+        for (_, folder) in found {
+            let name = folder.file_name().and_then(|name| name.to_str());
+            if name != state.best_model_checkpoint.as_deref() {
+                fs::remove_dir_all(&folder)
+                    .with_context(|| format!("cannot remove `{}`", folder.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the model that the run was for.
+    ///
+    /// # Errors
+    /// When the disk is full.
+    pub fn finish(&self, policy: &Decoder, form: Form<'_>, state: &State) -> Result<PathBuf> {
+        self.whole_folder("final", |folder| {
+            save_model(policy, form, folder)?;
+            let summary = json!({
+                "global_step": state.global_step,
+                "epoch": state.epoch,
+                "num_tokens": state.num_tokens,
+                "best_metric": state.best_metric,
+                "best_model_checkpoint": state.best_model_checkpoint,
+            });
+            write(
+                &folder.join("summary.json"),
+                &serde_json::to_vec_pretty(&summary)?,
+            )?;
+            Ok(())
+        })?;
+        Ok(self.folder.join("final"))
+    }
+
+    /// A folder that is there whole or not at all.
+    fn whole_folder(&self, name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let unfinished = self.folder.join(format!("{name}.unfinished"));
+        let finished = self.folder.join(name);
+        let written = || -> Result<()> {
+            if unfinished.exists() {
+                fs::remove_dir_all(&unfinished)?;
+            }
+            fs::create_dir_all(&unfinished)?;
+            fill(&unfinished)?;
+            if finished.exists() {
+                fs::remove_dir_all(&finished)?;
+            }
+            fs::rename(&unfinished, &finished)?;
+            Ok(())
+        };
+        written().with_context(|| {
+            // What was begun takes the room that a full disk lacks.
+            let _removed = fs::remove_dir_all(&unfinished);
+            format!(
+                "cannot write `{}`; earlier checkpoints are intact",
+                finished.display()
+            )
+        })
+    }
+}
+
+/// A checkpoint on the disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// What the run remembered.
+    pub state: State,
+}
+
+impl Checkpoint {
+    /// All of a run, oldest first.
+    fn all(run: &Path) -> Result<Vec<(u64, PathBuf)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(run)? {
+            let path = entry?.path();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            if let Some(step) = name
+                .strip_prefix("checkpoint-")
+                .and_then(|step| step.parse().ok())
+            {
+                found.push((step, path));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    fn latest(run: &Path) -> Result<Option<Self>> {
+        let Some((_, folder)) = Self::all(run)?.pop() else {
+            return Ok(None);
+        };
+        let path = folder.join("trainer_state.json");
+        let state = fs::read(&path)
+            .map_err(anyhow::Error::from)
+            .and_then(|bytes| Ok(serde_json::from_slice(&bytes)?))
+            .with_context(|| {
+                format!(
+                    "`{}` is damaged: remove its folder to go on from the one before",
+                    path.display()
+                )
+            })?;
+        Ok(Some(Self { folder, state }))
+    }
+
+    /// The policy as it was.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged.
+    pub fn policy(&self) -> Result<Decoder> {
+        Ok(Decoder::open(&self.folder, Weights::Whole)?)
+    }
+
+    /// The reference as it was, for runs in which it moves: into `reference`, which has its shape.
+    ///
+    /// # Errors
+    /// When its file is missing or damaged.
+    pub fn read_reference(&self, reference: &mut Decoder) -> Result<()> {
+        Ok(reference.load_parameters(&self.folder, "reference")?)
+    }
+
+    /// The words that were saved with it.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged.
+    pub fn codec(&self, variables: &serde_json::Map<String, Value>) -> Result<ChatCodec> {
+        Ok(LanguageModel::open_codec(&self.folder, variables)?)
+    }
+}
+
+fn save_model(policy: &Decoder, form: Form<'_>, folder: &Path) -> Result<()> {
+    match form.adapters {
+        Some((lora, base)) => policy.save_adapters(folder, lora, base)?,
+        None => policy.save(folder)?,
+    }
+    Ok(form.codec.save(folder)?)
+}
+
+/// The first key in which two configs differ, apart from how long a run is and what it keeps.
+fn difference(old: &str, new: &str) -> Result<Option<String>> {
+    const MAY_CHANGE: [&str; 6] = [
+        "train.updates",
+        "train.epochs",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.eval_every",
+        "train.early_stopping_patience",
+    ];
+    let flat = |text: &str| -> Result<Vec<(String, toml::Value)>> {
+        let mut flat = Vec::new();
+        flatten("", &toml::Value::Table(toml::from_str(text)?), &mut flat);
+        Ok(flat)
+    };
+    let (old, new) = (flat(old)?, flat(new)?);
+    let missing = |in_: &[(String, toml::Value)], from: &[(String, toml::Value)]| {
+        let mut entries = in_.iter();
+        entries
+            .find(|entry| !MAY_CHANGE.contains(&entry.0.as_str()) && !from.contains(entry))
+            .map(|(key, _)| key.clone())
+    };
+    Ok(missing(&new, &old).or_else(|| missing(&old, &new)))
+}
+
+fn flatten(prefix: &str, value: &toml::Value, into: &mut Vec<(String, toml::Value)>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (key, value) in table {
+                let path = match prefix {
+                    "" => key.clone(),
+                    _ => format!("{prefix}.{key}"),
+                };
+                flatten(&path, value, into);
+            }
+        }
+        other => into.push((prefix.to_owned(), other.clone())),
+    }
+}
+
+/// The lines of a metrics file that belong to updates up to `step`. A line that a kill cut short is none.
+fn lines_up_to(path: &Path, step: u64) -> Result<String> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
+        Err(error) => return Err(error).context("cannot read metrics.jsonl"),
+    };
+    let mut kept = String::new();
+    for line in BufReader::new(file).lines() {
+        let line = line?;
+        let Ok(metrics) = serde_json::from_str::<Value>(&line) else {
+            break;
+        };
+        if metrics["step"].as_u64().is_none_or(|at| at > step) {
+            break;
+        }
+        kept.push_str(&line);
+        kept.push('\n');
+    }
+    Ok(kept)
+}
