@@ -1,15 +1,275 @@
-//! Training.
+//! Training: logs in, a better policy out.
+//!
+//! Start reading at [`Trainer::run`], which is the loop in full. An update is [`learner::Learner::accumulate`];
+//! what a loss is, [`objective`](crate::objective) says.
 
 pub mod config;
+pub mod data;
 pub mod diagnosis;
 pub mod example;
 pub mod forest;
 pub mod learner;
 pub mod metrics;
 pub mod order;
+pub mod preview;
 pub mod probe;
+pub mod progress;
 pub mod reference;
 pub mod run_directory;
 pub mod schedule;
+mod start;
 pub mod store;
 pub mod tensorboard;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+use socratiq_agents::model::{AdamW, Rates, Tape};
+use socratiq_envs::RunSeed;
+
+use config::Config;
+use learner::{Item, Learner, Outcome};
+use metrics::{Metrics, metrics};
+use order::Order;
+use progress::Progress;
+use run_directory::{RunDirectory, State};
+
+/// A run, ready to go on from wherever it is.
+#[derive(Debug)]
+pub struct Trainer {
+    config: Config,
+    run: RunDirectory,
+    words: start::Words,
+    learner: Learner,
+    optimizer: AdamW,
+    /// How fast each parameter learns, beside the schedule: factor and weight decay.
+    rates: Vec<Rates>,
+    train: start::Examples,
+    eval: Option<start::Examples>,
+    live: start::Live,
+    probe: Option<probe::Probe>,
+    order: Order,
+    updates: u64,
+    state: State,
+    events: tensorboard::EventFile,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ended {
+    /// It made all its updates, or stopped early as its config says; the model is here.
+    Finished(PathBuf),
+    /// It was interrupted and can go on with `--resume`.
+    Interrupted,
+}
+
+impl Trainer {
+    /// Makes all updates that are left. When `interrupted` becomes true, the update that is under way is
+    /// finished, everything is saved, and the run can go on later.
+    ///
+    /// # Errors
+    /// When the loss is no number, a disk fails, or an example does not fit the model. The last checkpoint
+    /// stays as it is.
+    pub fn run(mut self, interrupted: &AtomicBool) -> Result<Ended> {
+        let mut progress = Progress::new(self.state.global_step, self.updates);
+        while self.state.global_step < self.updates && !self.state.stopped_early {
+            let started = Instant::now();
+            // 1. The update.
+            let items = self.items()?;
+            let key = self.dropout_key();
+            let live = self.live.ask();
+            let objective = &self.config.objective;
+            let outcome = self.learner.accumulate(objective, &items, live, key)?;
+            let norm = self.learner.gradients.norm();
+            self.check_finite(&outcome, norm)?;
+            let learning_rate = self.step(norm);
+            self.state.global_step += 1;
+            self.live.follow(objective, &self.learner.policy, self.state.global_step);
+            // 2. What is told of it.
+            let mut line = self.line(&items, &outcome);
+            line.insert("grad_norm".to_owned(), json!(norm));
+            line.insert("learning_rate".to_owned(), json!(learning_rate));
+            let last = self.state.global_step == self.updates;
+            let is_best = match self.is_due(self.eval_every()) || last {
+                true => self.evaluate(&mut line)?,
+                false => false,
+            };
+            self.tell(&mut progress, line, &outcome, started)?;
+            // 3. What is kept of it.
+            let stop = interrupted.load(Ordering::Relaxed) && !last;
+            if self.is_due(self.config.train.checkpoint_every) || is_best || stop {
+                self.checkpoint()?;
+            }
+            if stop {
+                progress.finish();
+                return Ok(Ended::Interrupted);
+            }
+        }
+        progress.finish();
+        self.finish()
+    }
+
+    /// The examples of the next update.
+    fn items(&mut self) -> Result<Vec<Item>> {
+        let examples = self.order.examples(self.state.global_step).to_vec();
+        self.train.items(&examples, &self.config.objective, &self.live)
+    }
+
+    /// Another key for every update, and the same one whenever that update is made.
+    fn dropout_key(&self) -> u64 {
+        let purpose = format!("dropout {}", self.state.global_step);
+        RunSeed(self.config.seed).stream(&purpose).bits()
+    }
+
+    fn check_finite(&self, outcome: &Outcome, norm: f64) -> Result<()> {
+        if outcome.loss.is_finite() && norm.is_finite() {
+            return Ok(());
+        }
+        let what = if outcome.loss.is_finite() { "gradient" } else { "loss" };
+        let kept = match self.state.log_history.is_empty() {
+            true => "there is no checkpoint yet".to_owned(),
+            false => "the last checkpoint is intact".to_owned(),
+        };
+        bail!(
+            "the {what} of update {} is not finite; {kept}. Lower `optimizer.learning_rate` or set \
+             `optimizer.max_grad_norm`, and begin anew in another `out`",
+            self.state.global_step + 1
+        )
+    }
+
+    /// Moves the weights; returns the learning rate.
+    fn step(&mut self, norm: f64) -> f64 {
+        let optimizer = &self.config.optimizer;
+        let decay = optimizer.decay_updates.unwrap_or(self.updates.div_ceil(10));
+        let factor = optimizer.schedule.factor(
+            self.state.global_step,
+            self.updates,
+            optimizer.warmup_updates,
+            decay,
+        );
+        let learning_rate = optimizer.learning_rate * factor;
+        let clip = match optimizer.max_grad_norm {
+            0.0 => 1.0,
+            // As torch clips.
+            longest => (longest / (norm + 1e-6)).min(1.0),
+        };
+        let rates = &self.rates;
+        self.optimizer.step(&mut self.learner.policy, &mut self.learner.gradients, clip, |index| {
+            Rates {
+                learning_rate: learning_rate * rates[index].learning_rate,
+                weight_decay: rates[index].weight_decay,
+            }
+        });
+        learning_rate
+    }
+
+    fn line(&mut self, items: &[Item], outcome: &Outcome) -> Metrics {
+        self.state.num_tokens += outcome.tokens as u64;
+        self.state.epoch =
+            self.state.global_step as f64 / self.order.updates_per_epoch() as f64;
+        let mut line = Metrics::new();
+        line.insert("step".to_owned(), json!(self.state.global_step));
+        line.insert("epoch".to_owned(), json!(self.state.epoch));
+        line.append(&mut metrics(&self.config.objective, items, outcome));
+        line.insert("num_tokens".to_owned(), json!(self.state.num_tokens));
+        line
+    }
+
+    fn is_due(&self, every: u64) -> bool {
+        every > 0 && self.state.global_step.is_multiple_of(every)
+    }
+
+    fn eval_every(&self) -> u64 {
+        self.config.train.eval_every.unwrap_or(self.config.train.checkpoint_every)
+    }
+
+    /// Adds `eval_*` of the evaluation data and what the probe finds. True if no evaluation was as good.
+    fn evaluate(&mut self, line: &mut Metrics) -> Result<bool> {
+        let mut is_best = false;
+        if let Some(eval) = &self.eval {
+            let evaluated = eval.evaluate(&self.config, &self.live, &mut self.learner)?;
+            let loss = evaluated["loss"].as_f64().unwrap_or(f64::NAN);
+            for (name, value) in evaluated {
+                line.insert(format!("eval_{name}"), value);
+            }
+            is_best = self.judge(loss);
+        }
+        if let Some(probe) = &self.probe {
+            let drift = probe.measure(&self.learner.policy, &mut Tape::default())?;
+            let beta = self.config.objective.beta;
+            line.insert("rewards/probe".to_owned(), json!(beta * drift.log_ratio));
+            line.insert("rewards/reference".to_owned(), json!(-beta * drift.divergence));
+            line.insert("log_ratio/end_of_turn".to_owned(), json!(drift.end_of_turn));
+            let accuracy = line.get("rewards/accuracies").and_then(serde_json::Value::as_f64);
+            for found in diagnosis::diagnose(&drift, beta, accuracy) {
+                tracing::warn!(diagnosis = found.name, "{}", found.text);
+            }
+        }
+        Ok(is_best)
+    }
+
+    /// Remembers the best loss, and whether patience is at its end. True if this one is the best.
+    fn judge(&mut self, loss: f64) -> bool {
+        if self.state.best_metric.is_none_or(|best| loss < best) {
+            self.state.best_metric = Some(loss);
+            self.state.best_model_checkpoint =
+                Some(format!("checkpoint-{}", self.state.global_step));
+            self.state.evaluations_since_best = 0;
+            return true;
+        }
+        self.state.evaluations_since_best += 1;
+        if let Some(patience) = self.config.train.early_stopping_patience
+            && self.state.evaluations_since_best >= patience
+        {
+            tracing::info!(
+                "no lower eval_loss in {patience} evaluations: the run ends with the best model"
+            );
+            self.state.stopped_early = true;
+        }
+        false
+    }
+
+    fn tell(
+        &mut self,
+        progress: &mut Progress,
+        line: Metrics,
+        outcome: &Outcome,
+        started: Instant,
+    ) -> Result<()> {
+        let seconds = started.elapsed().as_secs_f64();
+        self.run.log(&line)?;
+        let numbers = line
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)));
+        let speed = [
+            ("speed/seconds_per_update", seconds),
+            ("speed/tokens_per_second", outcome.tokens as f64 / seconds),
+        ];
+        self.events.scalars(self.state.global_step, numbers.chain(speed))?;
+        progress.update(&line, outcome.tokens, seconds);
+        self.state.log_history.push(line);
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        let form = self.words.form();
+        let reference = self.live.moving();
+        self.run.checkpoint(&self.learner.policy, form, &self.optimizer, reference, &self.state)?;
+        self.run.prune(self.config.train.keep_checkpoints, &self.state)
+    }
+
+    /// Writes the final model: the last one, or the best where the run was to stop early.
+    fn finish(self) -> Result<Ended> {
+        let form = self.words.form();
+        let best = self.state.best_model_checkpoint.as_deref();
+        let best = match (self.config.train.early_stopping_patience, best) {
+            (Some(_), Some(name)) => Some(self.words.open(&self.run.path().join(name))?),
+            _ => None,
+        };
+        let policy = best.as_ref().unwrap_or(&self.learner.policy);
+        Ok(Ended::Finished(self.run.finish(policy, form, &self.state)?))
+    }
+}

@@ -161,11 +161,12 @@ impl Learner {
         Ok(outcome)
     }
 
-    /// Fails unless a gradient reaches every trainable parameter; leaves the gradient at zero.
+    /// Fails unless a gradient reaches every trainable parameter; leaves the gradient at zero. Returns how
+    /// many tokens the items have, shared ones counted each time.
     ///
     /// # Errors
     /// With the names of parameters that no gradient reaches.
-    pub fn check_gradient_flow(&mut self, items: &[Item]) -> Result<()> {
+    pub fn check_gradient_flow(&mut self, items: &[Item]) -> Result<usize> {
         for part in self.parts(items)? {
             let count = self.forward(&part)?.len();
             let ones = vec![1.0; count];
@@ -178,7 +179,7 @@ impl Learner {
         }
         self.gradients.check_flow(&self.policy)?;
         self.gradients.clear();
-        Ok(())
+        Ok(Outcome::new(items).tokens)
     }
 
     fn forward(&mut self, part: &Part) -> Result<Vec<f32>> {

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use socratiq_agents::LanguageModel;
 use socratiq_agents::chat::ChatCodec;
-use socratiq_agents::model::{AdamW, Decoder, LoraConfig, Weights, write};
+use socratiq_agents::model::{AdamW, Decoder, LoraConfig, write};
 
 use super::config::Config;
 use super::metrics::Metrics;
@@ -96,6 +95,8 @@ impl RunDirectory {
                 folder.display()
             );
         }
+        // How long it is may have changed.
+        write(&path, config.to_toml()?.as_bytes())?;
         let checkpoint = Checkpoint::latest(folder)?;
         let step = checkpoint
             .as_ref()
@@ -270,28 +271,12 @@ impl Checkpoint {
         Ok(Some(Self { folder, state }))
     }
 
-    /// The policy as it was.
-    ///
-    /// # Errors
-    /// When a file is missing or damaged.
-    pub fn policy(&self) -> Result<Decoder> {
-        Ok(Decoder::open(&self.folder, Weights::Whole)?)
-    }
-
     /// The reference as it was, for runs in which it moves: into `reference`, which has its shape.
     ///
     /// # Errors
     /// When its file is missing or damaged.
     pub fn read_reference(&self, reference: &mut Decoder) -> Result<()> {
         Ok(reference.load_parameters(&self.folder, "reference")?)
-    }
-
-    /// The words that were saved with it.
-    ///
-    /// # Errors
-    /// When a file is missing or damaged.
-    pub fn codec(&self, variables: &serde_json::Map<String, Value>) -> Result<ChatCodec> {
-        Ok(LanguageModel::open_codec(&self.folder, variables)?)
     }
 }
 

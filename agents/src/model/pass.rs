@@ -50,6 +50,18 @@ pub enum Adapters {
 }
 
 impl Decoder {
+    /// About how much memory a pass over `tokens` tokens takes to train on, in bytes.
+    pub fn tape_bytes(&self, tokens: usize, keep: Keep) -> usize {
+        let config = &self.config;
+        let layer = config.tape_width() + config.hidden_size;
+        let kept = match keep {
+            Keep::Everything => config.num_layers * layer,
+            Keep::Inputs => config.num_layers * config.hidden_size + layer,
+        };
+        // One layer's gradients beside what is kept, and the stream in four places.
+        4 * tokens * (kept + layer + 4 * config.hidden_size)
+    }
+
     pub(crate) fn view(&self, adapters: Adapters, kernel: Kernel) -> View<'_> {
         View {
             decoder: self,

@@ -1,0 +1,55 @@
+//! A completion with its mask in colour.
+
+use socratiq_agents::chat::ChatCodec;
+
+use super::example::Completion;
+
+/// What stands before and after the tokens of each kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Colours {
+    /// Before tokens that are learnt from.
+    pub scored: &'static str,
+    /// Before all others.
+    pub context: &'static str,
+    /// After either.
+    pub reset: &'static str,
+}
+
+/// The completion as text, tokens that are learnt from in the one colour and all others in the other; where
+/// there are no colours, learnt stretches stand between `[` and `]`.
+pub fn preview(codec: &ChatCodec, completion: &Completion, colours: Colours) -> String {
+    let mut text = String::new();
+    for (sequence, ids) in completion.sequences.iter().enumerate() {
+        if sequence > 0 {
+            text.push_str("\n--- the template begins anew ---\n");
+        }
+        let mut scored = vec![false; ids.len()];
+        for turn in completion.turns.iter().filter(|turn| turn.sequence == sequence) {
+            scored[turn.start..turn.end].fill(true);
+        }
+        let mut at = 0;
+        for stretch in scored.chunk_by(|a, b| a == b) {
+            let ids = &ids[at..at + stretch.len()];
+            at += stretch.len();
+            let words = codec.tokenizer().decode(ids).unwrap_or_default();
+            let (before, after) = match (stretch[0], colours.reset) {
+                (true, "") => ("[", "]"),
+                (true, reset) => (colours.scored, reset),
+                (false, reset) => (colours.context, reset),
+            };
+            // A colour does not carry over a line's end everywhere.
+            let lines: Vec<String> = words
+                .split('\n')
+                .map(|line| match colours.reset {
+                    "" => line.to_owned(),
+                    _ => format!("{before}{line}{after}"),
+                })
+                .collect();
+            match colours.reset {
+                "" => text.push_str(&format!("{before}{}{after}", lines.join("\n"))),
+                _ => text.push_str(&lines.join("\n")),
+            }
+        }
+    }
+    text
+}
