@@ -5,7 +5,9 @@ pub(crate) mod envs;
 pub(crate) mod exact;
 pub(crate) mod export;
 pub(crate) mod generate;
+pub(crate) mod logs;
 pub(crate) mod play;
+mod whole_file;
 
 use std::io::{self, IsTerminal, Write as _};
 

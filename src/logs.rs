@@ -18,6 +18,7 @@
 
 mod answers;
 mod common_start;
+mod counts;
 mod field;
 mod format;
 mod hh;
@@ -32,6 +33,7 @@ mod source;
 mod trl;
 mod vendor;
 
+pub use counts::{Counts, Longest};
 pub use format::{FORMATS, Format, FormatEntry};
 pub use log::{Log, LogError, ROW_LIMIT, Row, open};
 pub use native::{native_lines, write_native};

@@ -40,6 +40,9 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Check and convert preference logs of many formats
+    #[command(subcommand, after_help = "Example: socratiq logs check prefs.jsonl.gz")]
+    Logs(commands::logs::Logs),
     /// Complete a dialogue with the agent's next message
     #[command(
         after_help = "Example: socratiq generate --model SmolLM2-135M-Instruct.Q4_1.gguf --messages chat.json"
@@ -87,6 +90,7 @@ fn run(command: Command) -> Result<()> {
             seed,
         } => commands::envs::describe(&task, episodes, seed),
         Command::Play { env, seed } => commands::play::play(&env, seed),
+        Command::Logs(logs) => commands::logs::logs(&logs),
         Command::Generate(options) => commands::generate::generate(&options),
         Command::Export(options) => commands::export::export(&options),
         Command::Bench(bench) => commands::bench::bench(&bench),

@@ -1,5 +1,6 @@
 //! Preference logs: every format, what is wrong with rows, files of all kinds, and the commands.
 
+mod commands;
 mod containers;
 mod formats;
 mod malformed;
