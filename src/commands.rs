@@ -6,6 +6,7 @@ pub(crate) mod exact;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod logs;
+pub(crate) mod pairs;
 pub(crate) mod play;
 mod whole_file;
 

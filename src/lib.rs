@@ -26,7 +26,7 @@
 //! - [`agents`] knows tokens: labelled [`agents::Tokens`], the [`agents::Codec`] seam where text becomes
 //!   tokens, and the adapter [`agents::DialogueMdp`].
 //! - this crate knows files and the command line: [`Task`] makes environments from their specs, [`logs`]
-//!   reads what people have, row by row, [`stats`] puts
+//!   reads what people have, row by row, [`pairs`] makes preferences of trajectories, [`stats`] puts
 //!   intervals on numbers, `src/commands` holds one file per command.
 //!
 //! ## Invariants
@@ -48,6 +48,7 @@
 pub mod bench;
 pub mod logs;
 pub mod model_path;
+pub mod pairs;
 mod planner;
 mod spec;
 pub mod stats;

@@ -33,6 +33,7 @@ mod source;
 mod trl;
 mod vendor;
 
+pub(crate) use common_start::common_messages;
 pub use counts::{Counts, Longest};
 pub use format::{FORMATS, Format, FormatEntry};
 pub use log::{Log, LogError, ROW_LIMIT, Row, open};

@@ -43,6 +43,11 @@ enum Command {
     /// Check and convert preference logs of many formats
     #[command(subcommand, after_help = "Example: socratiq logs check prefs.jsonl.gz")]
     Logs(commands::logs::Logs),
+    /// Make preference pairs of trajectories with returns
+    #[command(
+        after_help = "Example: socratiq pairs rollouts.jsonl --rule best-worst:group=seed --out prefs.jsonl"
+    )]
+    Pairs(commands::pairs::Options),
     /// Complete a dialogue with the agent's next message
     #[command(
         after_help = "Example: socratiq generate --model SmolLM2-135M-Instruct.Q4_1.gguf --messages chat.json"
@@ -91,6 +96,7 @@ fn run(command: Command) -> Result<()> {
         } => commands::envs::describe(&task, episodes, seed),
         Command::Play { env, seed } => commands::play::play(&env, seed),
         Command::Logs(logs) => commands::logs::logs(&logs),
+        Command::Pairs(options) => commands::pairs::pairs(&options),
         Command::Generate(options) => commands::generate::generate(&options),
         Command::Export(options) => commands::export::export(&options),
         Command::Bench(bench) => commands::bench::bench(&bench),

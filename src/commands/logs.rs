@@ -63,7 +63,7 @@ pub(crate) struct ConvertOptions {
 
 /// What a row does that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum OnBadRow {
+pub(crate) enum OnBadRow {
     /// Ends the command
     Error,
     /// Is shown and left out
@@ -174,7 +174,7 @@ fn convert(options: &ConvertOptions) -> Result<()> {
 }
 
 /// Calls `use_row` with each good row of a file and returns the file's format.
-fn for_each_row(
+pub(crate) fn for_each_row(
     (path, format): (&Path, Option<Format>),
     on_bad_row: OnBadRow,
     complaints: &mut Complaints,
@@ -199,10 +199,10 @@ fn for_each_row(
 
 /// The bad rows, the first of them shown on stderr.
 #[derive(Debug, Default)]
-struct Complaints(u64);
+pub(crate) struct Complaints(u64);
 
 impl Complaints {
-    fn add(&mut self, path: &Path, row: &BadRow) -> io::Result<()> {
+    pub(crate) fn add(&mut self, path: &Path, row: &BadRow) -> io::Result<()> {
         self.0 += 1;
         match self.0 {
             ..=SHOWN => writeln!(io::stderr(), "{}: {row}", path.display()),
@@ -211,7 +211,7 @@ impl Complaints {
     }
 
     /// How many there were.
-    fn close(&self) -> io::Result<u64> {
+    pub(crate) fn close(&self) -> io::Result<u64> {
         if let Some(more @ 1..) = self.0.checked_sub(SHOWN) {
             writeln!(io::stderr(), "and {more} more bad rows")?;
         }

@@ -4,6 +4,7 @@ mod commands;
 mod containers;
 mod formats;
 mod malformed;
+mod pairs;
 mod trajectories;
 
 use std::path::Path;
