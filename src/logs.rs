@@ -26,6 +26,8 @@ mod lmrl;
 mod log;
 mod message;
 mod native;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod rewarded;
 mod scan;
 mod sharegpt;

@@ -34,7 +34,7 @@ const PACKED: [(&[u8], &str); 5] = [
     (b"PK\x03\x04", "a zip archive: unpack it"),
     (
         b"PAR1",
-        "a Parquet file: write its rows as JSON lines (`datasets`: to_json)",
+        "a Parquet file: write its rows as JSON lines (`datasets`: to_json), or build with --features parquet",
     ),
 ];
 
@@ -46,6 +46,10 @@ pub(super) fn open(path: &Path, limit: usize) -> Result<Rows> {
         bail!("`{}` is a folder: give the files in it", path.display());
     }
     let mut reader = BufReader::with_capacity(READ_BUFFER, file);
+    #[cfg(feature = "parquet")]
+    if reader.fill_buf().with_context(place)?.starts_with(b"PAR1") {
+        return super::parquet::rows(path, limit);
+    }
     reader.fill_buf().with_context(place)?;
     rows(reader, path, limit)
 }

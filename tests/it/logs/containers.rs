@@ -157,6 +157,21 @@ fn files_of_other_kinds_say_what_they_are() {
     assert!(format!("{error:#}").contains("`tests` is a folder"));
 }
 
+/// A file that `datasets` wrote: `tests/it/golden/logs.py`.
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_files_are_read() {
+    let (records, bad) =
+        read_all(&mut open("tests/it/golden/prefs.parquet".as_ref(), None).unwrap());
+    assert_eq!((records.len(), bad.len()), (2, 0));
+    let message = |role: &str, text: &str| serde_json::json!({"role": role, "content": text});
+    let expected = serde_json::json!({
+        "prompt": [message("user", "Q")],
+        "chosen": [message("assistant", "A")],
+        "rejected": [message("assistant", "B"), message("user", "R"), message("assistant", "é")]});
+    assert_eq!(super::native(&records[1..]), [expected]);
+}
+
 /// An array without end, made as it is read.
 struct Endless {
     given: Arc<AtomicUsize>,
