@@ -447,5 +447,10 @@ fn a_named_format_is_believed() {
         let (records, bad) = read_all(&mut log(entry.example, "log.jsonl", Some(entry.format)));
         assert!(bad.is_empty() && !records.is_empty(), "{}", entry.name);
         check_again(&native(&records));
+        let listed = format!("\n| `{}` | ", entry.name);
+        assert!(
+            include_str!("../../../README.md").contains(&listed),
+            "{listed}"
+        );
     }
 }
