@@ -25,8 +25,9 @@
 //!   ([`envs::Bandit`], [`envs::elicitation`]), and exact soft-optimal solutions ([`envs::exact`]).
 //! - [`agents`] knows tokens: labelled [`agents::Tokens`], the [`agents::Codec`] seam where text becomes
 //!   tokens, and the adapter [`agents::DialogueMdp`].
-//! - this crate knows files and the command line: [`Task`] makes environments from their specs, [`stats`]
-//!   puts intervals on numbers, `src/commands` holds one file per command.
+//! - this crate knows files and the command line: [`Task`] makes environments from their specs, [`logs`]
+//!   reads what people have, row by row, [`pairs`] makes preferences of trajectories, [`stats`] puts
+//!   intervals on numbers, `src/commands` holds one file per command.
 //!
 //! ## Invariants
 //! Each is held by a test or by the types.
@@ -48,6 +49,7 @@ pub mod bench;
 pub mod logs;
 pub mod model_path;
 pub mod objective;
+pub mod pairs;
 mod planner;
 mod spec;
 pub mod stats;

@@ -1,7 +1,45 @@
 //! Logs of conversations, in the shapes in which people have them.
 //!
-//! A log is read row by row, whatever its size. Every row becomes a [`Record`] or a [`BadRow`], and which rows
-//! were bad is never lost.
+//! A log is read row by row, whatever its size. Every row becomes [`Record`]s or a [`BadRow`], and which rows
+//! were bad is never lost. Nothing here guesses: what a row does not say is an error that names the field, and
+//! a reward that is not in the log is not made up.
+//!
+//! ```
+//! use socratiq::logs::{Format, Log, Record, ROW_LIMIT};
+//! let rows = r#"{"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}"#;
+//! let mut log = Log::new(rows.as_bytes(), "sky.jsonl".as_ref(), None, ROW_LIMIT)?;
+//! let row = log.next().unwrap()?;
+//! assert!(matches!(row.records[0], Record::Preference(_)));
+//! assert_eq!(log.format(), Some(Format::Trl));
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+//!
+//! Reading order: [`open`], [`Format`] (the shapes, with an example of each), [`write_native`].
+
+mod answers;
+mod common_start;
+mod counts;
+mod field;
+mod format;
+mod hh;
+mod lmrl;
+mod log;
+mod message;
+mod native;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod rewarded;
+mod scan;
+mod sharegpt;
+mod source;
+mod trl;
+mod vendor;
+
+pub(crate) use common_start::common_messages;
+pub use counts::{Counts, Longest};
+pub use format::{FORMATS, Format, FormatEntry};
+pub use log::{Log, LogError, ROW_LIMIT, Row, open};
+pub use native::{native_lines, write_native};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -14,7 +52,9 @@ pub enum Record {
     Preference(Preference),
     /// A conversation is good or bad by itself.
     Feedback(Feedback),
-    /// A conversation to learn from as it is, or with its return.
+    /// A conversation to learn from as it is.
+    Demonstration(Demonstration),
+    /// A conversation with its return.
     Trajectory(Trajectory),
 }
 
@@ -58,6 +98,21 @@ pub struct Feedback {
     pub chat_template_kwargs: Map<String, Value>,
 }
 
+/// A continuation to learn from as it is: nobody says how good it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Demonstration {
+    /// What came before it; empty where the log does not say where the prompt ends.
+    pub prompt: Turns,
+    /// The continuation.
+    pub completion: Turns,
+    /// The tools that were offered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Tool>,
+    /// What the chat template is told.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub chat_template_kwargs: Map<String, Value>,
+}
+
 /// A stretch of a conversation: messages, or text that no chat template is applied to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -66,6 +121,24 @@ pub enum Turns {
     Chat(Vec<Message>),
     /// Plain text, as TRL's "standard" format has it.
     Text(String),
+}
+
+impl Turns {
+    /// True if there are no messages, or no text.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Chat(messages) => messages.is_empty(),
+            Self::Text(text) => text.is_empty(),
+        }
+    }
+
+    /// The messages; none of a text.
+    pub fn messages(&self) -> &[Message] {
+        match self {
+            Self::Chat(messages) => messages,
+            Self::Text(_) => &[],
+        }
+    }
 }
 
 fn one() -> f64 {

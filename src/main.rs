@@ -40,11 +40,22 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Check and convert preference logs of many formats
+    #[command(subcommand, after_help = "Example: socratiq logs check prefs.jsonl.gz")]
+    Logs(commands::logs::Logs),
+    /// Make preference pairs of trajectories with returns
+    #[command(
+        after_help = "Example: socratiq pairs rollouts.jsonl --rule best-worst:group=seed --out prefs.jsonl"
+    )]
+    Pairs(commands::pairs::Options),
     /// Complete a dialogue with the agent's next message
     #[command(
         after_help = "Example: socratiq generate --model SmolLM2-135M-Instruct.Q4_1.gguf --messages chat.json"
     )]
     Generate(commands::generate::Options),
+    /// Train a policy: supervised, or on preferences over whole dialogues
+    #[command(after_help = "Example: socratiq train configs/train/dpo.toml --set seed=1")]
+    Train(commands::train::Options),
     /// Write a model as other tools load it
     #[command(
         after_help = "Example: socratiq export --model runs/example --format merged --out merged"
@@ -68,8 +79,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    commands::log_to_stderr();
     match run(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) if commands::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             commands::report(&error);
@@ -78,7 +90,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<()> {
+fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Envs { env: None, .. } => commands::envs::list(),
         Command::Envs {
@@ -87,9 +99,13 @@ fn run(command: Command) -> Result<()> {
             seed,
         } => commands::envs::describe(&task, episodes, seed),
         Command::Play { env, seed } => commands::play::play(&env, seed),
+        Command::Logs(logs) => commands::logs::logs(&logs),
+        Command::Pairs(options) => commands::pairs::pairs(&options),
+        Command::Train(options) => return commands::train::train(&options),
         Command::Generate(options) => commands::generate::generate(&options),
         Command::Export(options) => commands::export::export(&options),
         Command::Bench(bench) => commands::bench::bench(&bench),
         Command::Exact { mdp, beta } => commands::exact::solve(&mdp, beta),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -81,13 +81,18 @@ impl Trainer {
             let items = self.items()?;
             let key = self.dropout_key();
             let live = self.live.ask();
-            let objective = &self.config.objective;
-            let outcome = self.learner.accumulate(objective, &items, live, key)?;
+            let outcome = self
+                .learner
+                .accumulate(&self.config.objective, &items, live, key)?;
             let norm = self.learner.gradients.norm();
             self.check_finite(&outcome, norm)?;
             let learning_rate = self.step(norm);
             self.state.global_step += 1;
-            self.live.follow(objective, &self.learner.policy, self.state.global_step);
+            self.live.follow(
+                &self.config.objective,
+                &self.learner.policy,
+                self.state.global_step,
+            );
             // 2. What is told of it.
             let mut line = self.line(&items, &outcome);
             line.insert("grad_norm".to_owned(), json!(norm));
@@ -115,7 +120,8 @@ impl Trainer {
     /// The examples of the next update.
     fn items(&mut self) -> Result<Vec<Item>> {
         let examples = self.order.examples(self.state.global_step).to_vec();
-        self.train.items(&examples, &self.config.objective, &self.live)
+        self.train
+            .items(&examples, &self.config.objective, &self.live)
     }
 
     /// Another key for every update, and the same one whenever that update is made.
@@ -128,7 +134,11 @@ impl Trainer {
         if outcome.loss.is_finite() && norm.is_finite() {
             return Ok(());
         }
-        let what = if outcome.loss.is_finite() { "gradient" } else { "loss" };
+        let what = if outcome.loss.is_finite() {
+            "gradient"
+        } else {
+            "loss"
+        };
         let kept = match self.state.log_history.is_empty() {
             true => "there is no checkpoint yet".to_owned(),
             false => "the last checkpoint is intact".to_owned(),
@@ -157,19 +167,21 @@ impl Trainer {
             longest => (longest / (norm + 1e-6)).min(1.0),
         };
         let rates = &self.rates;
-        self.optimizer.step(&mut self.learner.policy, &mut self.learner.gradients, clip, |index| {
-            Rates {
+        self.optimizer.step(
+            &mut self.learner.policy,
+            &mut self.learner.gradients,
+            clip,
+            |index| Rates {
                 learning_rate: learning_rate * rates[index].learning_rate,
                 weight_decay: rates[index].weight_decay,
-            }
-        });
+            },
+        );
         learning_rate
     }
 
     fn line(&mut self, items: &[Item], outcome: &Outcome) -> Metrics {
         self.state.num_tokens += outcome.tokens as u64;
-        self.state.epoch =
-            self.state.global_step as f64 / self.order.updates_per_epoch() as f64;
+        self.state.epoch = self.state.global_step as f64 / self.order.updates_per_epoch() as f64;
         let mut line = Metrics::new();
         line.insert("step".to_owned(), json!(self.state.global_step));
         line.insert("epoch".to_owned(), json!(self.state.epoch));
@@ -183,7 +195,10 @@ impl Trainer {
     }
 
     fn eval_every(&self) -> u64 {
-        self.config.train.eval_every.unwrap_or(self.config.train.checkpoint_every)
+        self.config
+            .train
+            .eval_every
+            .unwrap_or(self.config.train.checkpoint_every)
     }
 
     /// Adds `eval_*` of the evaluation data and what the probe finds. True if no evaluation was as good.
@@ -201,9 +216,14 @@ impl Trainer {
             let drift = probe.measure(&self.learner.policy, &mut Tape::default())?;
             let beta = self.config.objective.beta;
             line.insert("rewards/probe".to_owned(), json!(beta * drift.log_ratio));
-            line.insert("rewards/reference".to_owned(), json!(-beta * drift.divergence));
+            line.insert(
+                "rewards/reference".to_owned(),
+                json!(-beta * drift.divergence),
+            );
             line.insert("log_ratio/end_of_turn".to_owned(), json!(drift.end_of_turn));
-            let accuracy = line.get("rewards/accuracies").and_then(serde_json::Value::as_f64);
+            let accuracy = line
+                .get("rewards/accuracies")
+                .and_then(serde_json::Value::as_f64);
             for found in diagnosis::diagnose(&drift, beta, accuracy) {
                 tracing::warn!(diagnosis = found.name, "{}", found.text);
             }
@@ -248,7 +268,8 @@ impl Trainer {
             ("speed/seconds_per_update", seconds),
             ("speed/tokens_per_second", outcome.tokens as f64 / seconds),
         ];
-        self.events.scalars(self.state.global_step, numbers.chain(speed))?;
+        self.events
+            .scalars(self.state.global_step, numbers.chain(speed))?;
         progress.update(&line, outcome.tokens, seconds);
         self.state.log_history.push(line);
         Ok(())
@@ -257,8 +278,15 @@ impl Trainer {
     fn checkpoint(&mut self) -> Result<()> {
         let form = self.words.form();
         let reference = self.live.moving();
-        self.run.checkpoint(&self.learner.policy, form, &self.optimizer, reference, &self.state)?;
-        self.run.prune(self.config.train.keep_checkpoints, &self.state)
+        self.run.checkpoint(
+            &self.learner.policy,
+            form,
+            &self.optimizer,
+            reference,
+            &self.state,
+        )?;
+        self.run
+            .prune(self.config.train.keep_checkpoints, &self.state)
     }
 
     /// Writes the final model: the last one, or the best where the run was to stop early.
@@ -270,6 +298,10 @@ impl Trainer {
             _ => None,
         };
         let policy = best.as_ref().unwrap_or(&self.learner.policy);
-        Ok(Ended::Finished(self.run.finish(policy, form, &self.state)?))
+        Ok(Ended::Finished(self.run.finish(
+            policy,
+            form,
+            &self.state,
+        )?))
     }
 }

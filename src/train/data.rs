@@ -52,12 +52,18 @@ pub fn load(
     each_row(files, data.format.as_deref(), |row| {
         rows += 1;
         let encoded = row.and_then(|(place, record)| {
-            encoder.encode(&record).map_err(|problem| format!("{place}: {problem}"))
+            encoder
+                .encode(&record)
+                .map_err(|problem| format!("{place}: {problem}"))
         });
         match encoded {
             Ok(examples) => {
                 for example in examples {
-                    cut += example.completions.iter().filter(|completion| completion.cut).count();
+                    cut += example
+                        .completions
+                        .iter()
+                        .filter(|completion| completion.cut)
+                        .count();
                     degenerate += usize::from(example.is_degenerate());
                     writer.push(&example)?;
                 }
@@ -83,7 +89,10 @@ pub fn load(
     }
     let examples = writer.finish()?;
     if examples.is_empty() {
-        let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        let names: Vec<String> = files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
         bail!("{} has nothing to learn from", names.join(", "));
     }
     Ok(Loaded {

@@ -10,7 +10,7 @@ use socratiq_agents::{AgentError, Result, Tokens};
 use socratiq_envs::{Message, Role, Tool};
 
 use super::config::TooLong;
-use crate::logs::{Feedback, Preference, Record, Turns};
+use crate::logs::{Demonstration, Feedback, Preference, Record, Turns};
 use crate::objective::weights::{TokenWeights, TurnShape};
 use crate::objective::{Kind, Objective};
 
@@ -182,6 +182,21 @@ impl<'a> Encoder<'a> {
                 let completion = self.chat(&codec, &[], &messages, &trajectory.tools)?;
                 Ok(vec![single(completion, true, 1.0)])
             }
+            Record::Demonstration(demonstration) if unpaired && !self.needs_labels() => {
+                let codec = self.codec_with(&demonstration.chat_template_kwargs)?;
+                let Demonstration {
+                    prompt,
+                    completion,
+                    tools,
+                    ..
+                } = demonstration;
+                let completion = self.turns(&codec, prompt, completion, tools)?;
+                Ok(vec![single(completion, true, 1.0)])
+            }
+            Record::Demonstration(_) => Err(unfit(
+                "a demonstration",
+                "preferences; `sft` takes demonstrations",
+            )),
             Record::Feedback(_) => Err(unfit(
                 "feedback on single answers",
                 "pairs; `kto` or `sft` takes feedback",

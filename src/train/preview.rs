@@ -24,7 +24,11 @@ pub fn preview(codec: &ChatCodec, completion: &Completion, colours: Colours) -> 
             text.push_str("\n--- the template begins anew ---\n");
         }
         let mut scored = vec![false; ids.len()];
-        for turn in completion.turns.iter().filter(|turn| turn.sequence == sequence) {
+        for turn in completion
+            .turns
+            .iter()
+            .filter(|turn| turn.sequence == sequence)
+        {
             scored[turn.start..turn.end].fill(true);
         }
         let mut at = 0;

@@ -15,7 +15,11 @@ pub static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 pub fn bar(total: u64, what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}, {eta} left")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
-    BARS.add(ProgressBar::new(total).with_style(style).with_prefix(what.to_owned()))
+    BARS.add(
+        ProgressBar::new(total)
+            .with_style(style)
+            .with_prefix(what.to_owned()),
+    )
 }
 
 /// Updates of a run.
@@ -58,9 +62,13 @@ impl Progress {
         if let Some(accuracy) = number("rewards/accuracies") {
             message += &format!(", accuracy {accuracy:.2}");
         }
-        message += &format!(", {:.0} tokens/s", self.tokens as f64 / self.seconds.max(1e-9));
+        message += &format!(
+            ", {:.0} tokens/s",
+            self.tokens as f64 / self.seconds.max(1e-9)
+        );
         self.bar.inc(1);
-        if self.bar.is_hidden() && (self.told.elapsed() > PAUSE || self.bar.position() == self.updates)
+        if self.bar.is_hidden()
+            && (self.told.elapsed() > PAUSE || self.bar.position() == self.updates)
         {
             self.told = Instant::now();
             let made = self.bar.position();

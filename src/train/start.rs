@@ -8,13 +8,14 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use regex::Regex;
 use serde_json::json;
+use socratiq_agents::LanguageModel;
 use socratiq_agents::chat::{ChatCodec, Tokenizer};
 use socratiq_agents::model::{
     AdamW, AdapterFolder, Adapters, Decoder, Keep, LoraConfig, Rates, Tape, Weights,
 };
-use socratiq_agents::LanguageModel;
 use socratiq_envs::RunSeed;
 
+use super::Trainer;
 use super::config::{Config, Model, NewModel};
 use super::data::{self, Loaded, each_row};
 use super::example::Completion;
@@ -28,7 +29,6 @@ use super::reference::{Found, Reference};
 use super::run_directory::{Form, RunDirectory, State};
 use super::store::Store;
 use super::tensorboard::EventFile;
-use super::Trainer;
 use crate::logs::{Record, Turns};
 use crate::model_path;
 use crate::objective::{Kind, Objective};
@@ -46,7 +46,10 @@ impl Words {
     pub(super) fn form(&self) -> Form<'_> {
         Form {
             codec: &self.codec,
-            adapters: self.adapters.as_ref().map(|(lora, base)| (lora, base.as_str())),
+            adapters: self
+                .adapters
+                .as_ref()
+                .map(|(lora, base)| (lora, base.as_str())),
         }
     }
 
@@ -64,10 +67,7 @@ pub(super) enum Live {
     /// The policy without its adapters.
     AdaptersOff,
     /// A model of its own, and how it follows the policy, if it does.
-    Model {
-        decoder: Box<Decoder>,
-        moves: bool,
-    },
+    Model { decoder: Box<Decoder>, moves: bool },
 }
 
 impl Live {
@@ -82,15 +82,23 @@ impl Live {
     /// The reference, if it must be saved because it moves.
     pub(super) fn moving(&self) -> Option<&Decoder> {
         match self {
-            Self::Model { decoder, moves: true } => Some(decoder),
+            Self::Model {
+                decoder,
+                moves: true,
+            } => Some(decoder),
             _ => None,
         }
     }
 
     /// Lets the reference follow the policy where this update is one at which it does.
     pub(super) fn follow(&mut self, objective: &Objective, policy: &Decoder, step: u64) {
-        if let Self::Model { decoder, moves: true } = self
-            && objective.reference_sync_every.is_some_and(|every| step.is_multiple_of(every))
+        if let Self::Model {
+            decoder,
+            moves: true,
+        } = self
+            && objective
+                .reference_sync_every
+                .is_some_and(|every| step.is_multiple_of(every))
         {
             decoder.blend(policy, objective.reference_sync_alpha.unwrap_or(0.6) as f32);
         }
@@ -116,8 +124,11 @@ impl Examples {
         let mut items = Vec::with_capacity(indices.len());
         for index in indices {
             let example = self.store.get(*index)?;
-            let counts: Vec<usize> =
-                example.completions.iter().map(Completion::num_scored).collect();
+            let counts: Vec<usize> = example
+                .completions
+                .iter()
+                .map(Completion::num_scored)
+                .collect();
             let reference = match &self.reference {
                 Some(reference) => reference.get(*index, &self.store, &counts)?,
                 None => Vec::new(),
@@ -129,11 +140,18 @@ impl Examples {
             });
         }
         if let Some(decoder) = live.moving() {
-            let completions: Vec<&Completion> =
-                items.iter().flat_map(|item| &item.example.completions).collect();
+            let completions: Vec<&Completion> = items
+                .iter()
+                .flat_map(|item| &item.example.completions)
+                .collect();
             let limit = self.tokens_per_batch;
-            let all =
-                token_logprobs(decoder, Adapters::On, &completions, limit, &mut Tape::default())?;
+            let all = token_logprobs(
+                decoder,
+                Adapters::On,
+                &completions,
+                limit,
+                &mut Tape::default(),
+            )?;
             let mut all = all.into_iter();
             for item in &mut items {
                 item.reference = all.by_ref().take(item.example.completions.len()).collect();
@@ -167,7 +185,10 @@ impl Examples {
                 }
             }
         }
-        Ok(means.into_iter().map(|(name, sum, total)| (name, json!(sum / total))).collect())
+        Ok(means
+            .into_iter()
+            .map(|(name, sum, total)| (name, json!(sum / total)))
+            .collect())
     }
 }
 
@@ -183,9 +204,11 @@ impl Trainer {
             true => RunDirectory::reopen(&config)?,
             false => (RunDirectory::begin(&config)?, None),
         };
-        let state = checkpoint.as_ref().map_or_else(State::default, |found| found.state.clone());
+        let state = checkpoint
+            .as_ref()
+            .map_or_else(State::default, |found| found.state.clone());
         let initial = initial_model(&config)?;
-        let words = Words::open(&config, &initial)?;
+        let words = Words::of(&config, &initial)?;
         let policy = match &checkpoint {
             Some(checkpoint) => words.open(&checkpoint.folder)?,
             None => words.initial(&config, &initial)?,
@@ -217,7 +240,8 @@ impl Trainer {
         };
 
         // 3. The reference.
-        let mut references = References::open(&config, &words, &initial, &policy, state.global_step)?;
+        let mut references =
+            References::open(&config, &words, &initial, &policy, state.global_step)?;
         let reading = Reading {
             config: &config,
             policy: &policy,
@@ -233,12 +257,20 @@ impl Trainer {
         };
         let probe = references.probe(&policy, eval.as_ref().unwrap_or(&train))?;
         let mut live = references.live(&config, &policy);
-        if let (Some(checkpoint), Live::Model { decoder, moves: true }) = (&checkpoint, &mut live) {
+        if let (
+            Some(checkpoint),
+            Live::Model {
+                decoder,
+                moves: true,
+            },
+        ) = (&checkpoint, &mut live)
+        {
             checkpoint.read_reference(decoder)?;
         }
 
         // 4. What learns.
-        let mut optimizer = AdamW::new(&policy, config.optimizer.betas.into(), config.optimizer.eps);
+        let mut optimizer =
+            AdamW::new(&policy, config.optimizer.betas.into(), config.optimizer.eps);
         if let Some(checkpoint) = &checkpoint {
             optimizer.load(&policy, &checkpoint.folder)?;
             optimizer.steps = state.global_step;
@@ -273,10 +305,14 @@ impl Trainer {
     /// Shows the mask of one example, checks that gradients flow, and estimates memory and time.
     fn preflight(&mut self, colours: Colours) -> Result<()> {
         let items = self.items()?;
-        let Some(first) = items.first() else { return Ok(()) };
+        let Some(first) = items.first() else {
+            return Ok(());
+        };
         if self.state.global_step == 0 {
             let shown = preview(&self.words.codec, &first.example.completions[0], colours);
-            tracing::info!("the first example, with the tokens that are learnt from marked:\n{shown}");
+            tracing::info!(
+                "the first example, with the tokens that are learnt from marked:\n{shown}"
+            );
         }
         // As many as one pass takes.
         let mut tokens = 0;
@@ -285,7 +321,10 @@ impl Trainer {
             .take_while(|item| {
                 let before = tokens;
                 let completions = &item.example.completions;
-                tokens += completions.iter().map(Completion::num_tokens).sum::<usize>();
+                tokens += completions
+                    .iter()
+                    .map(Completion::num_tokens)
+                    .sum::<usize>();
                 before == 0 || tokens <= self.config.train.tokens_per_batch
             })
             .cloned()
@@ -384,7 +423,7 @@ fn collect_texts(record: &Record, texts: &mut Vec<String>) {
 }
 
 impl Words {
-    fn open(config: &Config, initial: &Path) -> Result<Self> {
+    fn of(config: &Config, initial: &Path) -> Result<Self> {
         let codec = LanguageModel::open_codec(initial, &config.model.chat_template_kwargs)?;
         let found = match initial.is_dir() {
             true => AdapterFolder::read(initial)?,
@@ -475,7 +514,9 @@ impl References {
         let objective = &config.objective;
         let moves = objective.reference_sync_every.is_some();
         let is_live = moves
-            || objective.kind.any(|kind| kind == Kind::Kto || kind.needs_divergence());
+            || objective
+                .kind
+                .any(|kind| kind == Kind::Kto || kind.needs_divergence());
         let source = if !objective.kind.any(Kind::needs_reference) {
             Source::None
         } else if objective.reference != "initial" {
@@ -531,7 +572,10 @@ impl References {
         let Some((decoder, adapters)) = self.decoder(reading.policy) else {
             return Ok(examples);
         };
-        let path = reading.run.path().join(format!("reference-{name}.logprobs"));
+        let path = reading
+            .run
+            .path()
+            .join(format!("reference-{name}.logprobs"));
         let store = &examples.store;
         let (reference, found) = Reference::open(&path, decoder.fingerprint(adapters), store)?;
         match found {
@@ -548,10 +592,16 @@ impl References {
         if !missing.is_empty() {
             let bar = progress::bar(missing.len() as u64, "reference");
             let started = Instant::now();
-            reference.compute(&missing, store, (decoder, adapters), tokens_per_batch, |done| {
-                bar.set_position(done as u64);
-                Ok(())
-            })?;
+            reference.compute(
+                &missing,
+                store,
+                (decoder, adapters),
+                tokens_per_batch,
+                |done| {
+                    bar.set_position(done as u64);
+                    Ok(())
+                },
+            )?;
             bar.finish_and_clear();
             tracing::info!(
                 "log-probabilities of the reference for {} examples of {name}: {}",
@@ -564,7 +614,9 @@ impl References {
     }
 
     fn probe(&self, policy: &Decoder, examples: &Examples) -> Result<Option<Probe>> {
-        let Some((decoder, adapters)) = self.decoder(policy) else { return Ok(None) };
+        let Some((decoder, adapters)) = self.decoder(policy) else {
+            return Ok(None);
+        };
         // Chosen completions of a few examples are enough to see where things go.
         let few = (0..examples.store.len().min(16)).map(|index| examples.store.get(index));
         Probe::new(&few.collect::<Result<Vec<_>>>()?, decoder, adapters)
@@ -582,7 +634,12 @@ impl References {
                 moves: self.moves,
             },
             Source::Model(decoder) => {
-                debug_assert_eq!(decoder.config(), policy.config(), "{:?}", config.objective.kind);
+                debug_assert_eq!(
+                    decoder.config(),
+                    policy.config(),
+                    "{:?}",
+                    config.objective.kind
+                );
                 Live::Model {
                     decoder,
                     moves: self.moves,
@@ -600,10 +657,16 @@ fn rates(config: &Config, policy: &Decoder) -> Result<Vec<Rates>> {
     for group in &optimizer.groups {
         let pattern = Regex::new(&group.parameters)?;
         ensure!(
-            policy.parameters().iter().any(|parameter| pattern.is_match(&parameter.name)),
+            policy
+                .parameters()
+                .iter()
+                .any(|parameter| pattern.is_match(&parameter.name)),
             "`optimizer.groups`: `{}` matches no parameter; they are named like `{}`",
             group.parameters,
-            policy.parameters().last().map_or("", |parameter| &parameter.name)
+            policy
+                .parameters()
+                .last()
+                .map_or("", |parameter| &parameter.name)
         );
         groups.push((pattern, group));
     }
@@ -612,10 +675,14 @@ fn rates(config: &Config, policy: &Decoder) -> Result<Vec<Rates>> {
             1 => 0.0,
             _ => optimizer.weight_decay,
         };
-        let own = groups.iter().find(|(pattern, _)| pattern.is_match(&parameter.name));
+        let own = groups
+            .iter()
+            .find(|(pattern, _)| pattern.is_match(&parameter.name));
         Rates {
             learning_rate: own.map_or(1.0, |(_, group)| group.learning_rate_factor),
-            weight_decay: own.and_then(|(_, group)| group.weight_decay).unwrap_or(decay),
+            weight_decay: own
+                .and_then(|(_, group)| group.weight_decay)
+                .unwrap_or(decay),
         }
     });
     Ok(rates.collect())

@@ -1,44 +1,8 @@
 //! The command line, from outside.
 
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
-
 use serde_json::Value;
 
-use crate::support::assert_close;
-
-fn socratiq(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_socratiq"))
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A command that needs no input may be gone before it is written.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-#[track_caller]
-fn succeeds(arguments: &[&str], input: &str) -> String {
-    let output = socratiq(arguments, input);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// The command fails, says why in one line that contains `expected`, and prints no data.
-#[track_caller]
-fn fails(arguments: &[&str], expected: &str) {
-    let output = socratiq(arguments, "");
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success(), "{arguments:?}");
-    assert!(output.stdout.is_empty());
-    assert_eq!(errors.trim_end().lines().count(), 1, "{errors}");
-    assert!(errors.contains(expected), "{errors}");
-}
+use crate::support::{assert_close, fails, socratiq, succeeds};
 
 #[test]
 fn envs_lists_what_there_is() {

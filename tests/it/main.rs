@@ -13,6 +13,7 @@ mod contract;
 mod elicitation;
 mod exact_theory;
 mod files;
+mod logs;
 mod models;
 mod objectives;
 mod support;

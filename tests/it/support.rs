@@ -1,6 +1,8 @@
 //! What several test modules use.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
 
 use socratiq::envs::exact::{ActionSpec, FiniteMdp, MdpSpec, StateSpec};
 use socratiq::envs::{RunSeed, Stream};
@@ -72,4 +74,39 @@ fn probabilities(count: usize, stream: &mut Stream) -> Vec<f64> {
     let weights: Vec<f64> = (0..count).map(|_| 0.1 + stream.unit()).collect();
     let total: f64 = weights.iter().sum();
     weights.into_iter().map(|weight| weight / total).collect()
+}
+
+/// Runs the command with `input` on its stdin.
+pub(crate) fn socratiq(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_socratiq"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that needs no input may be gone before it is written.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// The command succeeds and prints this.
+#[track_caller]
+pub(crate) fn succeeds(arguments: &[&str], input: &str) -> String {
+    let output = socratiq(arguments, input);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The command fails, says why in one line that contains `expected`, and prints no data.
+#[track_caller]
+pub(crate) fn fails(arguments: &[&str], expected: &str) {
+    let output = socratiq(arguments, "");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(errors.trim_end().lines().count(), 1, "{errors}");
+    assert!(errors.contains(expected), "{errors}");
 }

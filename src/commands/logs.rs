@@ -1,0 +1,231 @@
+//! `socratiq logs`: preference logs, checked and converted.
+
+use std::collections::HashSet;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use serde_json::{Map, json};
+use socratiq::agents::LanguageModel;
+use socratiq::logs::{self, BadRow, Counts, FORMATS, Format, LogError, Row, write_native};
+use socratiq::model_path;
+
+use super::whole_file::write_whole;
+
+/// How many bad rows are shown; the others are counted.
+const SHOWN: u64 = 20;
+
+const CHECK_EXAMPLE: &str =
+    "Example: socratiq logs check prefs.jsonl.gz --model SmolLM2-135M-Instruct";
+const CONVERT_EXAMPLE: &str = "Example: socratiq logs convert sharegpt.json --out prefs.jsonl";
+
+/// What to do with logs.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Logs {
+    /// Validate logs row by row and print counts as JSON
+    #[command(after_help = CHECK_EXAMPLE, after_long_help = formats(CHECK_EXAMPLE))]
+    Check(CheckOptions),
+    /// Write a log in the native form: TRL's conversational lines
+    #[command(after_help = CONVERT_EXAMPLE, after_long_help = formats(CONVERT_EXAMPLE))]
+    Convert(ConvertOptions),
+}
+
+/// Which logs to check.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckOptions {
+    /// JSON lines or JSON, gzipped or not
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The format of all of them, instead of what each one's first good row looks like
+    #[arg(long)]
+    format: Option<Format>,
+    /// Count tokens as this model has them: Hugging Face folder, .gguf file, run directory or hub id
+    #[arg(long)]
+    model: Option<String>,
+}
+
+/// Which log to convert.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ConvertOptions {
+    /// JSON lines or JSON, gzipped or not
+    file: PathBuf,
+    /// The file to write; there whole or not at all
+    #[arg(long)]
+    out: PathBuf,
+    /// The format, instead of what the first good row looks like
+    #[arg(long)]
+    format: Option<Format>,
+    /// What a row does that cannot be used
+    #[arg(long, value_enum, default_value_t = OnBadRow::Error)]
+    on_bad_row: OnBadRow,
+}
+
+/// What a row does that cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OnBadRow {
+    /// Ends the command
+    Error,
+    /// Is shown and left out
+    Skip,
+}
+
+/// Checks or converts.
+pub(crate) fn logs(logs: &Logs) -> Result<()> {
+    match logs {
+        Logs::Check(options) => check(options),
+        Logs::Convert(options) => convert(options),
+    }
+}
+
+#[derive(Serialize)]
+struct FileCounts {
+    file: String,
+    format: Option<String>,
+    #[serde(flatten)]
+    counts: Counts,
+}
+
+fn check(options: &CheckOptions) -> Result<()> {
+    let codec = match &options.model {
+        Some(model) => {
+            let path = model_path::resolve(model)?;
+            Some(LanguageModel::open_codec(&path, &Map::new())?)
+        }
+        None => None,
+    };
+    let (mut files, mut total) = (Vec::new(), Counts::default());
+    let (mut seen, mut complaints) = (HashSet::new(), Complaints::default());
+    for path in &options.files {
+        let mut counts = Counts::default();
+        let mut log = logs::open(path, options.format)?;
+        for row in log.by_ref() {
+            match row {
+                Ok(row) => {
+                    if let Err(error) = counts.add(&row, &mut seen, codec.as_ref()) {
+                        complaints.add(path, &refused(row.line, &error))?;
+                        counts.add_bad();
+                    }
+                }
+                Err(LogError::BadRow { row, .. }) => {
+                    complaints.add(path, &row)?;
+                    counts.add_bad();
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        total.merge(&counts);
+        files.push(FileCounts {
+            file: path.display().to_string(),
+            format: log.format().map(|format| format.to_string()),
+            counts,
+        });
+    }
+    complaints.close()?;
+    let report = json!({"files": files, "total": total});
+    writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    match total.bad {
+        0 => Ok(()),
+        bad => bail!("{bad} of {} rows cannot be used", total.rows),
+    }
+}
+
+/// A dialogue that the model cannot read.
+fn refused(line: usize, error: &dyn std::error::Error) -> BadRow {
+    BadRow {
+        line,
+        field: "/".to_owned(),
+        problem: format!("the model cannot read it: {error}"),
+        remedy: "bring its roles into an order that the chat template accepts, or leave it out"
+            .to_owned(),
+    }
+}
+
+fn convert(options: &ConvertOptions) -> Result<()> {
+    let mut rows = 0;
+    let mut complaints = Complaints::default();
+    let (written, format) = write_whole(&options.out, |out| {
+        let mut written = 0;
+        let format = for_each_row(
+            (&options.file, options.format),
+            options.on_bad_row,
+            &mut complaints,
+            |row| {
+                rows += 1;
+                for record in &row.records {
+                    written += write_native(record, out)?;
+                }
+                Ok(())
+            },
+        )?;
+        Ok((written, format))
+    })?;
+    let skipped = complaints.close()?;
+    let report = json!({
+        "file": options.file.display().to_string(),
+        "format": format.map(|format| format.to_string()),
+        "rows": rows + skipped,
+        "skipped": skipped,
+        "written": written,
+        "out": options.out.display().to_string(),
+    });
+    writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    Ok(())
+}
+
+/// Calls `use_row` with each good row of a file and returns the file's format.
+pub(crate) fn for_each_row(
+    (path, format): (&Path, Option<Format>),
+    on_bad_row: OnBadRow,
+    complaints: &mut Complaints,
+    mut use_row: impl FnMut(Row) -> Result<()>,
+) -> Result<Option<Format>> {
+    let mut log = logs::open(path, format)?;
+    for row in log.by_ref() {
+        match row {
+            Ok(row) => use_row(row)?,
+            Err(LogError::BadRow { row, .. }) if on_bad_row == OnBadRow::Skip => {
+                complaints.add(path, &row)?;
+            }
+            Err(error @ LogError::BadRow { .. }) => {
+                return Err(anyhow::Error::new(error)
+                    .context("nothing is written (--on-bad-row skip leaves bad rows out)"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(log.format())
+}
+
+/// The bad rows, the first of them shown on stderr.
+#[derive(Debug, Default)]
+pub(crate) struct Complaints(u64);
+
+impl Complaints {
+    pub(crate) fn add(&mut self, path: &Path, row: &BadRow) -> io::Result<()> {
+        self.0 += 1;
+        match self.0 {
+            ..=SHOWN => writeln!(io::stderr(), "{}: {row}", path.display()),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many there were.
+    pub(crate) fn close(&self) -> io::Result<u64> {
+        if let Some(more @ 1..) = self.0.checked_sub(SHOWN) {
+            writeln!(io::stderr(), "and {more} more bad rows")?;
+        }
+        Ok(self.0)
+    }
+}
+
+/// The table of formats, for the long help.
+fn formats(example: &str) -> String {
+    let lines = FORMATS.iter().map(|entry| {
+        format!(
+            "  {:<16} {}\n  {:<16} {}\n",
+            entry.name, entry.what, "", entry.example
+        )
+    });
+    format!("Formats:\n{}\n{example}", lines.collect::<String>())
+}

@@ -1,0 +1,80 @@
+//! `socratiq pairs`: trajectories with returns to preference pairs.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use socratiq::envs::RunSeed;
+use socratiq::logs::{Format, Record, write_native};
+use socratiq::pairs::{RULES, Rule, make_pairs};
+
+use super::logs::{Complaints, OnBadRow, for_each_row};
+use super::whole_file::write_whole;
+
+/// What is asked for.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = rules())]
+pub(crate) struct Options {
+    /// Logs of trajectories, JSON lines or JSON, gzipped or not
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Which trajectories are compared: NAME:key=value,key=value
+    #[arg(long)]
+    rule: Rule,
+    /// The preferences, as TRL's conversational lines; there whole or not at all
+    #[arg(long)]
+    out: PathBuf,
+    /// Seed of what is drawn at random
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The format of all logs, instead of what each one's first good row looks like
+    #[arg(long)]
+    format: Option<Format>,
+    /// What a row does that cannot be used
+    #[arg(long, value_enum, default_value_t = OnBadRow::Error)]
+    on_bad_row: OnBadRow,
+}
+
+/// Reads trajectories, compares them and writes what was preferred.
+pub(crate) fn pairs(options: &Options) -> Result<()> {
+    let mut trajectories = Vec::new();
+    let mut complaints = Complaints::default();
+    for path in &options.files {
+        let file = (path.as_path(), options.format);
+        for_each_row(file, options.on_bad_row, &mut complaints, |row| {
+            for record in row.records {
+                match record {
+                    Record::Trajectory(trajectory) => trajectories.push(trajectory),
+                    _ => bail!(
+                        "`{}`: line {}: it has no return; pairs are made of trajectories with returns",
+                        path.display(),
+                        row.line
+                    ),
+                }
+            }
+            Ok(())
+        })?;
+    }
+    complaints.close()?;
+    let (preferences, report) = make_pairs(&trajectories, &options.rule, RunSeed(options.seed))?;
+    write_whole(&options.out, |out| {
+        for preference in preferences {
+            write_native(&Record::Preference(preference), out)?;
+        }
+        Ok(())
+    })?;
+    writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    Ok(())
+}
+
+/// The table of rules, for the long help.
+fn rules() -> String {
+    let lines = RULES
+        .iter()
+        .map(|(name, what)| format!("  {name:<11} {what}\n"));
+    format!(
+        "Rules:\n{}\nAll rules know group=prompt|seed|given|all, margin, max_pairs and length_ratio.\n\n\
+         Example: socratiq pairs rollouts.jsonl --rule best-worst:group=seed --out prefs.jsonl",
+        lines.collect::<String>()
+    )
+}

@@ -1,0 +1,56 @@
+//! `socratiq train`: a run from its config.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use socratiq::train::config::Config;
+use socratiq::train::{Ended, Trainer};
+
+use super::Styles;
+
+/// What is asked for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The run's TOML file
+    config: PathBuf,
+    /// Sets a key of the file: `--set optimizer.learning_rate=1e-5`
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Go on with a run that was stopped
+    #[arg(long)]
+    resume: bool,
+}
+
+/// Trains, and prints where the model is.
+pub(crate) fn train(options: &Options) -> Result<ExitCode> {
+    let config = Config::read(&options.config, &options.overrides)?;
+    let out = config.out.clone();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second one does not wait.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())
+            .context("cannot watch for signals")?;
+        signal_hook::flag::register(signal, interrupted.clone())
+            .context("cannot watch for signals")?;
+    }
+    let trainer = Trainer::start(config, options.resume, Styles::of_stderr().mask())
+        .with_context(|| format!("the run in `{}`", out.display()))?;
+    match trainer.run(&interrupted)? {
+        Ended::Finished(model) => {
+            writeln!(io::stdout(), "{}", model.display())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Ended::Interrupted => {
+            tracing::warn!(
+                "interrupted; everything is saved. Go on with: socratiq train {} --resume",
+                options.config.display()
+            );
+            Ok(ExitCode::from(130))
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! What a log holds, in numbers.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+use socratiq_agents::chat::ChatCodec;
+use socratiq_agents::{AgentError, Tokens};
+use socratiq_envs::{Message, Role, Tool};
+
+use super::{Record, Row, Turns};
+
+/// Counts over the rows of a log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Counts {
+    /// Rows, good and bad.
+    pub rows: u64,
+    /// Rows that can be used.
+    pub good: u64,
+    /// Rows that cannot.
+    pub bad: u64,
+    /// Rows that prefer one dialogue to others.
+    pub preferences: u64,
+    /// Dialogues with a thumb up or down.
+    pub feedback: u64,
+    /// Dialogues that nobody judged.
+    pub demonstrations: u64,
+    /// Dialogues with a return.
+    pub trajectories: u64,
+    /// Pairs: each rejected side with its chosen one.
+    pub pairs: u64,
+    /// Messages of the agent, those of a common prompt once; a text is one.
+    pub turns: u64,
+    /// Tokens of all dialogues, each chosen and rejected one with its prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Those of the agent among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_tokens: Option<u64>,
+    /// Rows that are equal to an earlier one, byte by byte.
+    pub duplicates: u64,
+    /// Pairs whose sides are equal: nothing can be learned from them.
+    pub identical_pairs: u64,
+    /// Preferences without a prompt whose sides begin differently: they answer different questions.
+    pub different_starts: u64,
+    /// Sides and completions that do not end with the agent's message.
+    pub missing_endings: u64,
+    /// The longest dialogue: by tokens where they are counted, by characters where not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub longest: Option<Longest>,
+}
+
+/// Where the longest dialogue is, and how long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Longest {
+    /// Where it is in its file.
+    pub line: usize,
+    /// Its messages; a text is one.
+    pub messages: usize,
+    /// Characters of what is said.
+    pub characters: usize,
+    /// Its tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+}
+
+impl Counts {
+    /// Counts a row that can be used. `seen` has the fingerprints of the rows before it; with a `codec`, tokens
+    /// are counted too.
+    ///
+    /// # Errors
+    /// When the chat template or the tokenizer refuses a dialogue; nothing is counted then.
+    pub fn add(
+        &mut self,
+        row: &Row,
+        seen: &mut HashSet<[u8; 16]>,
+        codec: Option<&ChatCodec>,
+    ) -> Result<(), AgentError> {
+        let mut counts = self.clone();
+        counts.rows += 1;
+        counts.good += 1;
+        for record in &row.records {
+            counts.add_record(record);
+            for dialogue in Dialogue::of(record) {
+                counts.add_dialogue(row.line, &dialogue, codec)?;
+            }
+        }
+        counts.duplicates += u64::from(!seen.insert(row.fingerprint));
+        *self = counts;
+        Ok(())
+    }
+
+    /// Counts a row that cannot be used.
+    pub fn add_bad(&mut self) {
+        self.rows += 1;
+        self.bad += 1;
+    }
+
+    /// Adds the counts of another file.
+    pub fn merge(&mut self, other: &Self) {
+        let sum = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).reduce(|a, b| a + b);
+        self.rows += other.rows;
+        self.good += other.good;
+        self.bad += other.bad;
+        self.preferences += other.preferences;
+        self.feedback += other.feedback;
+        self.demonstrations += other.demonstrations;
+        self.trajectories += other.trajectories;
+        self.pairs += other.pairs;
+        self.turns += other.turns;
+        self.tokens = sum(self.tokens, other.tokens);
+        self.agent_tokens = sum(self.agent_tokens, other.agent_tokens);
+        self.duplicates += other.duplicates;
+        self.identical_pairs += other.identical_pairs;
+        self.different_starts += other.different_starts;
+        self.missing_endings += other.missing_endings;
+    }
+
+    fn add_record(&mut self, record: &Record) {
+        match record {
+            Record::Preference(preference) => {
+                let (chosen, rejected) = (&preference.chosen, &preference.rejected);
+                self.preferences += 1;
+                self.pairs += rejected.len() as u64;
+                self.turns += agent_messages(&preference.prompt);
+                for side in rejected.iter().chain([chosen]) {
+                    self.turns += agent_turns(side);
+                    self.missing_endings += u64::from(lacks_ending(side));
+                }
+                self.identical_pairs += rejected
+                    .iter()
+                    .filter(|rejected| *rejected == chosen)
+                    .count() as u64;
+                let differs = |side: &Turns| !begin_alike(side, chosen);
+                let is_different = preference.prompt.is_empty() && rejected.iter().any(differs);
+                self.different_starts += u64::from(is_different);
+            }
+            Record::Feedback(feedback) => {
+                self.feedback += 1;
+                self.turns += agent_messages(&feedback.prompt) + agent_turns(&feedback.completion);
+                self.missing_endings += u64::from(lacks_ending(&feedback.completion));
+            }
+            Record::Demonstration(demonstration) => {
+                let completion = &demonstration.completion;
+                self.demonstrations += 1;
+                self.turns += agent_messages(&demonstration.prompt) + agent_turns(completion);
+                self.missing_endings += u64::from(lacks_ending(completion));
+            }
+            Record::Trajectory(trajectory) => {
+                self.trajectories += 1;
+                let said = trajectory.messages.iter();
+                self.turns += said
+                    .filter(|turn| turn.message.role == Role::Assistant)
+                    .count() as u64;
+            }
+        }
+    }
+
+    fn add_dialogue(
+        &mut self,
+        line: usize,
+        dialogue: &Dialogue,
+        codec: Option<&ChatCodec>,
+    ) -> Result<(), AgentError> {
+        let mut tokens = None;
+        if let Some(codec) = codec {
+            let (all, of_agent) = dialogue.tokens(codec)?;
+            *self.tokens.get_or_insert(0) += all;
+            *self.agent_tokens.get_or_insert(0) += of_agent;
+            tokens = Some(all);
+        }
+        let found = Longest {
+            line,
+            messages: dialogue.messages.len() + usize::from(dialogue.text.is_some()),
+            characters: dialogue.characters(),
+            tokens,
+        };
+        let size = |longest: &Longest| (longest.tokens, longest.characters);
+        if self
+            .longest
+            .as_ref()
+            .is_none_or(|longest| size(&found) > size(longest))
+        {
+            self.longest = Some(found);
+        }
+        Ok(())
+    }
+}
+
+/// A whole dialogue: prompt and continuation.
+struct Dialogue<'a> {
+    messages: Vec<Message>,
+    /// Prompt and continuation, where they are text.
+    text: Option<(&'a str, &'a str)>,
+    tools: &'a [Tool],
+}
+
+impl<'a> Dialogue<'a> {
+    fn of(record: &'a Record) -> Vec<Self> {
+        match record {
+            Record::Preference(preference) => [&preference.chosen]
+                .into_iter()
+                .chain(&preference.rejected)
+                .map(|side| Self::new(&preference.prompt, side, &preference.tools))
+                .collect(),
+            Record::Feedback(feedback) => {
+                vec![Self::new(
+                    &feedback.prompt,
+                    &feedback.completion,
+                    &feedback.tools,
+                )]
+            }
+            Record::Demonstration(shown) => {
+                vec![Self::new(&shown.prompt, &shown.completion, &shown.tools)]
+            }
+            Record::Trajectory(trajectory) => vec![Self {
+                messages: trajectory
+                    .messages
+                    .iter()
+                    .map(|turn| turn.message.clone())
+                    .collect(),
+                text: None,
+                tools: &trajectory.tools,
+            }],
+        }
+    }
+
+    fn new(prompt: &'a Turns, side: &'a Turns, tools: &'a [Tool]) -> Self {
+        Self {
+            messages: [prompt.messages(), side.messages()].concat(),
+            text: match (prompt, side) {
+                (Turns::Text(prompt), Turns::Text(side)) => Some((prompt, side)),
+                _ => None,
+            },
+            tools,
+        }
+    }
+
+    fn characters(&self) -> usize {
+        let said = self
+            .messages
+            .iter()
+            .map(|message| message.text().chars().count());
+        let (prompt, side) = self.text.unwrap_or_default();
+        said.sum::<usize>() + prompt.chars().count() + side.chars().count()
+    }
+
+    /// All tokens, and the agent's own.
+    fn tokens(&self, codec: &ChatCodec) -> Result<(u64, u64), AgentError> {
+        if let Some((prompt, side)) = self.text {
+            let all = codec.tokenizer().encode(&format!("{prompt}{side}"))?.len() as u64;
+            let before = codec.tokenizer().encode(prompt)?.len() as u64;
+            return Ok((all, all.saturating_sub(before)));
+        }
+        let states = Tokens::from_dialogue(codec, &self.messages, self.tools)?;
+        let all: usize = states.iter().map(Tokens::len).sum();
+        let of_agent: usize = states
+            .iter()
+            .map(|state| state.action_mask().iter().filter(|action| **action).count())
+            .sum();
+        Ok((all as u64, of_agent as u64))
+    }
+}
+
+fn agent_messages(turns: &Turns) -> u64 {
+    let messages = turns.messages().iter();
+    messages
+        .filter(|message| message.role == Role::Assistant)
+        .count() as u64
+}
+
+fn agent_turns(side: &Turns) -> u64 {
+    match side {
+        Turns::Text(_) => 1,
+        Turns::Chat(_) => agent_messages(side),
+    }
+}
+
+fn lacks_ending(side: &Turns) -> bool {
+    let last = side.messages().last();
+    last.is_some_and(|message| message.role != Role::Assistant)
+}
+
+fn begin_alike(a: &Turns, b: &Turns) -> bool {
+    match (a, b) {
+        (Turns::Text(a), Turns::Text(b)) => a.chars().next() == b.chars().next(),
+        _ => a.messages().first() == b.messages().first(),
+    }
+}

@@ -1,0 +1,204 @@
+//! `Log`: a file read row by row.
+
+use std::io::{self, BufRead};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::field::{Fault, Field};
+use super::source::{self, RawRow, Rows};
+use super::{BadRow, Format, Record};
+
+/// The longest row in bytes. A longer one is a [`BadRow`], so that no file can fill the memory.
+pub const ROW_LIMIT: usize = 64 << 20;
+
+/// Opens a log: JSON lines, a JSON array or JSON values one after the other, gzipped or not. Without a `format`,
+/// the log has the one that its first good row looks like.
+///
+/// # Errors
+/// When the file cannot be read, or is of a kind that is not understood.
+pub fn open(path: &Path, format: Option<Format>) -> Result<Log> {
+    Ok(Log {
+        rows: source::open(path, ROW_LIMIT)?,
+        name: path.to_owned(),
+        format,
+    })
+}
+
+/// The rows of a log, one at a time: only one is ever held in memory.
+pub struct Log {
+    rows: Rows,
+    name: PathBuf,
+    format: Option<Format>,
+}
+
+/// A row that can be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Where it is in its file: the line, from 1; of a JSON array, the element, from 1.
+    pub line: usize,
+    /// Equal rows have equal fingerprints: the first half of the BLAKE3 hash of their bytes.
+    pub fingerprint: [u8; 16],
+    /// What it says: one thing, or several where a row labels several steps.
+    pub records: Vec<Record>,
+}
+
+/// Why there is no row.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// This row cannot be used; the next ones may.
+    #[error("{}: {row}", path.display())]
+    BadRow {
+        /// The file.
+        path: PathBuf,
+        /// The row and what is wrong with it.
+        row: BadRow,
+    },
+    /// The file cannot be read any further.
+    #[error("cannot read `{}`", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+impl Log {
+    /// A log that comes from a reader, as if it were the file `name`; no row may be longer than `row_limit`
+    /// bytes.
+    ///
+    /// # Errors
+    /// When its beginning cannot be read, or is of a kind that is not understood.
+    pub fn new(
+        reader: impl BufRead + Send + 'static,
+        name: &Path,
+        format: Option<Format>,
+        row_limit: usize,
+    ) -> Result<Self> {
+        Ok(Self {
+            rows: source::rows(reader, name, row_limit)?,
+            name: name.to_owned(),
+            format,
+        })
+    }
+
+    /// The format: the one that was named, or the first good row's; none before it.
+    pub fn format(&self) -> Option<Format> {
+        self.format
+    }
+
+    fn read(&mut self, raw: &RawRow) -> std::result::Result<Row, BadRow> {
+        let line = raw.line;
+        let value = parse(&raw.bytes).map_err(|fault| fault.at(line))?;
+        let root = Field::root(&value);
+        let looks = Format::detect(&value);
+        let Some(format) = self.format.or(looks) else {
+            return Err(unknown(&root).at(line));
+        };
+        let records = format.read(&root, line).map_err(|mut fault| {
+            if let Some(other) = looks.filter(|other| *other != format) {
+                fault.remedy = format!(
+                    "{} (the row looks like format `{other}`, the log's is `{format}`)",
+                    fault.remedy
+                );
+            }
+            fault.at(line)
+        })?;
+        self.format = Some(format);
+        let mut fingerprint = [0; 16];
+        fingerprint.copy_from_slice(&blake3::hash(&raw.bytes).as_bytes()[..16]);
+        Ok(Row {
+            line,
+            fingerprint,
+            records,
+        })
+    }
+}
+
+impl Iterator for Log {
+    type Item = std::result::Result<Row, LogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(match self.rows.next()? {
+            Ok(raw) => raw
+                .and_then(|raw| self.read(&raw))
+                .map_err(|row| LogError::BadRow {
+                    path: self.name.clone(),
+                    row,
+                }),
+            Err(source) => Err(LogError::Unreadable {
+                path: self.name.clone(),
+                source,
+            }),
+        })
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, out: &mut std::fmt::Formatter) -> std::fmt::Result {
+        out.debug_struct("Log")
+            .field("name", &self.name)
+            .field("format", &self.format)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The JSON of a row.
+fn parse(bytes: &[u8]) -> std::result::Result<Value, Fault> {
+    let whole = Field::root(&Value::Null);
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        whole.fault(
+            format!("is not UTF-8 at its byte {}", error.valid_up_to() + 1),
+            "save the file as UTF-8",
+        )
+    })?;
+    serde_json::from_str(text).map_err(|error| {
+        if error.is_eof() {
+            return whole.fault(
+                "ends in the middle",
+                "the file is cut off, or a line break stands inside a row: write it anew",
+            );
+        }
+        let message = error.to_string();
+        let what = message.split(" at line ").next().unwrap_or(&message);
+        let place = match error.line() {
+            1 => format!("at its byte {}", error.column()),
+            line => format!("in its line {line}, at byte {}", error.column()),
+        };
+        let found = text
+            .lines()
+            .nth(error.line().saturating_sub(1))
+            .unwrap_or("");
+        let before = found
+            .as_bytes()
+            .get(..error.column())
+            .unwrap_or(found.as_bytes());
+        let is_number = ["N", "Na", "NaN", "I", "-I"]
+            .iter()
+            .any(|start| before.ends_with(start.as_bytes()));
+        match is_number && (text.contains("NaN") || text.contains("Infinity")) {
+            true => whole.fault(
+                format!("has NaN or Infinity {place}, which JSON does not have"),
+                "write a number, or null",
+            ),
+            false => whole.fault(format!("is not JSON {place}: {what}"), "write it anew"),
+        }
+    })
+}
+
+/// The complaint about a row of no known format.
+fn unknown(root: &Field) -> Fault {
+    let names: Vec<String> = match root.object() {
+        Ok(map) => map.keys().take(8).map(|name| format!("`{name}`")).collect(),
+        Err(fault) => return fault,
+    };
+    root.fault(
+        format!(
+            "is of no known format, with the fields {}",
+            names.join(", ")
+        ),
+        "bring it into a known one, such as {\"prompt\",\"chosen\",\"rejected\"}",
+    )
+}

@@ -1,0 +1,216 @@
+//! `socratiq pairs`: which trajectories are compared, and what is dropped.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use socratiq::envs::{RunSeed, Trajectory};
+use socratiq::logs::Preference;
+use socratiq::pairs::{PairReport, Rule, make_pairs};
+
+use crate::support::{fails, succeeds};
+
+/// A trajectory of `said` by user and agent in turn.
+fn trajectory(id: &str, seed: u64, said: &[&str], return_: f64) -> Trajectory {
+    let messages: Vec<Value> = said
+        .iter()
+        .enumerate()
+        .map(|(index, text)| json!({"role": (["user", "assistant"][index % 2]), "content": text}))
+        .collect();
+    serde_json::from_value(json!({
+        "id": id, "seed": seed, "messages": messages, "return": return_, "ending": "terminated",
+        "metadata": {"group": seed % 2}}))
+    .unwrap()
+}
+
+fn make(trajectories: &[Trajectory], rule: &str) -> (Vec<Preference>, PairReport) {
+    make_pairs(trajectories, &rule.parse::<Rule>().unwrap(), RunSeed(0)).unwrap()
+}
+
+/// The sides of preferences, as the texts of prompt, chosen and rejected.
+fn texts(preferences: &[Preference]) -> Vec<[String; 3]> {
+    let join = |turns: &socratiq::logs::Turns| {
+        let texts = turns.messages().iter().map(socratiq::envs::Message::text);
+        texts.collect::<Vec<_>>().join("|")
+    };
+    let sides = |p: &Preference| [join(&p.prompt), join(&p.chosen), join(&p.rejected[0])];
+    preferences.iter().map(sides).collect()
+}
+
+/// Five trajectories of two prompts; the last words are the environment's.
+fn sample() -> Vec<Trajectory> {
+    vec![
+        trajectory("a", 1, &["P", "x", "Yes"], 1.0),
+        trajectory("b", 1, &["P", "y", "No"], 0.0),
+        trajectory("c", 2, &["Q", "u"], 0.5),
+        trajectory("d", 2, &["P", "x", "Maybe", "z"], 3.0),
+        trajectory("e", 3, &["P", "yy"], 0.0),
+    ]
+}
+
+#[test]
+fn rules_compare_what_they_say() {
+    let pair = |prompt: &str, chosen: &str, rejected: &str| {
+        [prompt.to_owned(), chosen.to_owned(), rejected.to_owned()]
+    };
+    let (pairs, report) = make(&sample(), "best-worst");
+    assert_eq!(texts(&pairs), [pair("P", "x|Maybe|z", "yy")]);
+    assert_eq!(pairs[0].margin, Some(3.0));
+    assert_eq!(
+        (report.trajectories, report.groups, report.pairs),
+        (5, 2, 1)
+    );
+    assert_eq!(report.dropped.single, 1);
+
+    let (pairs, report) = make(&sample(), "all");
+    let expected = [
+        pair("P", "x|Maybe|z", "x"),
+        pair("P", "x|Maybe|z", "y"),
+        pair("P", "x|Maybe|z", "yy"),
+        pair("P", "x", "y"),
+        pair("P", "x", "yy"),
+    ];
+    assert_eq!(texts(&pairs), expected);
+    assert_eq!((report.dropped.tie, report.dropped.single), (1, 1));
+
+    let (pairs, report) = make(&sample(), "all:margin=2");
+    assert_eq!((pairs.len(), report.dropped.below_margin), (3, 2));
+    let (pairs, _) = make(&sample(), "top-bottom:k=9");
+    assert_eq!(texts(&pairs), [&expected[1..3], &expected[3..]].concat());
+    let (pairs, report) = make(&sample(), "all:group=seed");
+    assert_eq!(
+        texts(&pairs),
+        [pair("P", "x", "y"), pair("", "P|x|Maybe|z", "Q|u")]
+    );
+    assert_eq!((report.groups, report.dropped.single), (3, 1));
+    let (_, report) = make(&sample(), "all:group=given");
+    assert_eq!((report.groups, report.pairs, report.dropped.tie), (2, 3, 1));
+    let (_, report) = make(&sample(), "all:group=all");
+    assert_eq!((report.groups, report.pairs, report.dropped.tie), (1, 9, 1));
+    let (pairs, report) = make(&sample(), "all:length_ratio=1.5");
+    assert_eq!(texts(&pairs), expected[2..4]);
+    assert_eq!(report.dropped.length, 3);
+}
+
+#[test]
+fn luck_and_rounding_make_no_pairs() {
+    let (_, report) = make(
+        &[
+            trajectory("a", 1, &["P", "x", "Yes"], 1.0),
+            trajectory("b", 1, &["P", "x", "No"], 0.0),
+        ],
+        "all",
+    );
+    assert_eq!((report.pairs, report.dropped.identical), (0, 1));
+    let sum = 0.1 + 0.2;
+    let (_, report) = make(
+        &[
+            trajectory("a", 1, &["P", "x"], sum),
+            trajectory("b", 1, &["P", "y"], 0.3),
+        ],
+        "all",
+    );
+    assert_eq!((report.pairs, report.dropped.tie), (0, 1));
+}
+
+#[test]
+fn what_is_random_comes_from_the_seed() {
+    let words: Vec<String> = (0..30).map(|number| number.to_string()).collect();
+    let many: Vec<Trajectory> = words
+        .iter()
+        .enumerate()
+        .map(|(index, word)| trajectory(word, 0, &["P", word], index as f64))
+        .collect();
+    let draw = |rule: &str, seed: u64| {
+        let rule: Rule = rule.parse().unwrap();
+        texts(&make_pairs(&many, &rule, RunSeed(seed)).unwrap().0)
+    };
+    for rule in ["random:per_group=10", "all:max_pairs=10"] {
+        let mut drawn = draw(rule, 0);
+        assert_eq!(drawn, draw(rule, 0), "equal seeds, equal pairs");
+        assert_ne!(drawn, draw(rule, 1));
+        drawn.dedup();
+        assert_eq!(drawn.len(), 10, "no pair comes twice");
+    }
+    assert_eq!(draw("random:per_group=999", 0), draw("all", 0));
+    let (_, report) = make(&many, "all:max_pairs=10");
+    assert_eq!((report.pairs, report.dropped.max_pairs), (10, 425));
+}
+
+#[test]
+fn divergence_pairs_are_split_where_the_agent_parts() {
+    let tree = [
+        trajectory("a", 1, &["P", "x", "1", "u"], 4.0),
+        trajectory("b", 1, &["P", "x", "1", "v"], 2.0),
+        trajectory("c", 1, &["P", "x", "2", "u"], 0.0),
+        trajectory("d", 1, &["P", "y"], 1.0),
+        trajectory("e", 1, &["P", "z"], -1.0),
+    ];
+    let (pairs, report) = make(&tree, "divergence");
+    let expected = [
+        // x has the mean 2, and b is the nearest to it; z is the worst.
+        ["P", "x|1|v", "z"],
+        // The environment's 1 and 2 are not compared.
+        ["P|x|1", "u", "v"],
+    ];
+    assert_eq!(texts(&pairs), expected);
+    assert_eq!(pairs[0].margin, Some(3.0));
+    assert_eq!((report.groups, report.pairs), (1, 2));
+}
+
+#[test]
+fn pairs_are_made_from_outside() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (log, out) = (path("rollouts.jsonl"), path("prefs.jsonl"));
+    let lines: Vec<String> = sample()
+        .iter()
+        .map(|trajectory| serde_json::to_string(trajectory).unwrap())
+        .collect();
+    fs::write(&log, lines.join("\n")).unwrap();
+    let report = succeeds(&["pairs", &log, "--rule", "best-worst", "--out", &out], "");
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let expected = json!({"trajectories": 5, "groups": 2, "pairs": 1, "dropped": {
+        "single": 1, "tie": 0, "below_margin": 0, "identical": 0, "tools": 0, "length": 0, "max_pairs": 0}});
+    assert_eq!(report, expected);
+    let message = |role: &str, text: &str| json!({"role": role, "content": text});
+    let line = json!({
+        "prompt": [message("user", "P")],
+        "chosen": [message("assistant", "x"), message("user", "Maybe"), message("assistant", "z")],
+        "rejected": [message("assistant", "yy")],
+        "margin": 3.0});
+    assert_eq!(fs::read_to_string(&out).unwrap(), format!("{line}\n"));
+
+    // LMRL-Gym's data and chats with a reward are trajectories too; preferences are not.
+    let chats = path("chats.jsonl");
+    let chat = |text: &str, reward: f64| {
+        json!({"messages": [message("user", "P"), message("assistant", text)], "reward": reward})
+            .to_string()
+    };
+    fs::write(&chats, [chat("x", 1.0), chat("y", 0.0)].join("\n")).unwrap();
+    let report = succeeds(
+        &[
+            "pairs",
+            &chats,
+            &log,
+            "--rule",
+            "all:margin=0.5",
+            "--out",
+            &out,
+        ],
+        "",
+    );
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(
+        (&report["trajectories"], &report["groups"]),
+        (&json!(7), &json!(2))
+    );
+    fails(
+        &["pairs", &out, "--rule", "all", "--out", &path("x")],
+        "line 1: it has no return",
+    );
+    let by_seed = ["pairs", &chats, "--rule", "all:group=seed", "--out", &out];
+    fails(
+        &by_seed,
+        "trajectory `1` has no seed to group by: use group=prompt",
+    );
+}
