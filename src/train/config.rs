@@ -126,7 +126,7 @@ pub enum OnBadRow {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Optimizer {
-    /// Only AdamW.
+    /// Only `AdamW`.
     pub kind: OptimizerKind,
     /// The highest learning rate.
     pub learning_rate: f64,

@@ -283,6 +283,7 @@ impl Trainer {
         let learner = Learner::new(policy, keep, config.train.tokens_per_batch);
         let events = EventFile::create(run.path(), state.global_step)?;
         let mut trainer = Self {
+            config,
             run,
             words,
             learner,
@@ -296,7 +297,6 @@ impl Trainer {
             updates,
             state,
             events,
-            config,
         };
         trainer.preflight(colours)?;
         Ok(trainer)

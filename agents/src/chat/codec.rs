@@ -16,7 +16,7 @@ use crate::error::{AgentError, Result};
 use crate::model::{GgufFile, read_json, write};
 use crate::tokens::{Codec, Prompt, Tokens};
 
-/// The template of ChatML, for models from scratch: every turn between `<|im_start|>` and `<|im_end|>`.
+/// The template of `ChatML`, for models from scratch: every turn between `<|im_start|>` and `<|im_end|>`.
 pub const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + \
                           message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt \
                           %}{{ '<|im_start|>assistant\n' }}{% endif %}";
@@ -62,7 +62,7 @@ impl ChatCodec {
         Ok(codec)
     }
 
-    /// ChatML over a tokenizer that has its two tokens: for models from scratch.
+    /// `ChatML` over a tokenizer that has its two tokens: for models from scratch.
     ///
     /// # Errors
     /// When the tokenizer lacks a token.
@@ -348,13 +348,12 @@ impl Codec for ChatCodec {
                 "the chat template does not begin an agent's message with its own generation prompt".to_owned(),
             )
         })?;
-        match self.turn_end(turn) {
-            Some(end) => self.encode_after(&before_text, &turn[..end], after.seam),
-            None => {
-                let mut ids = self.encode_after(&before_text, turn, after.seam)?;
-                ids.push(self.end_of_turn());
-                Ok(ids)
-            }
+        if let Some(end) = self.turn_end(turn) {
+            self.encode_after(&before_text, &turn[..end], after.seam)
+        } else {
+            let mut ids = self.encode_after(&before_text, turn, after.seam)?;
+            ids.push(self.end_of_turn());
+            Ok(ids)
         }
     }
 
