@@ -1,6 +1,9 @@
 //! The `[objective]` table: which losses, and the settings that belong to them.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{self, IntoDeserializer as _, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::divergence::Divergence;
 
@@ -119,7 +122,7 @@ impl Kind {
 }
 
 /// One loss, or several that are added.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Kinds {
     /// One.
@@ -136,6 +139,29 @@ pub struct Weighted {
     pub kind: Kind,
     /// How much it counts.
     pub weight: f64,
+}
+
+/// By hand, so that a name that is not known is answered with those that are.
+impl<'de> Deserialize<'de> for Kinds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Kinds;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a kind, or a list of kinds with weights")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Kinds, E> {
+                Kind::deserialize(name.into_deserializer()).map(Kinds::One)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Kinds, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(list)).map(Kinds::Sum)
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
 }
 
 impl Kinds {

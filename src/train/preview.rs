@@ -15,6 +15,15 @@ pub struct Colours {
     pub reset: &'static str,
 }
 
+impl Colours {
+    /// Brackets instead.
+    pub const NONE: Self = Self {
+        scored: "",
+        context: "",
+        reset: "",
+    };
+}
+
 /// The completion as text, tokens that are learnt from in the one colour and all others in the other; where
 /// there are no colours, learnt stretches stand between `[` and `]`.
 pub fn preview(codec: &ChatCodec, completion: &Completion, colours: Colours) -> String {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use socratiq::agents::LanguageModel;
 use socratiq::agents::chat::ChatCodec;
 use socratiq::agents::model::{Adapters, Batch, Decoder, Tape, Weights};
+use socratiq::envs::Message;
 
 use crate::models::{Case, golden, relative};
 
@@ -548,18 +549,26 @@ fn damaged_folders_say_what_is_wrong() {
         chat["tokenizer"].to_string(),
     )
     .unwrap();
-    assert!(
-        open(folder.path()).contains("`chat_template`: it is missing, so this model cannot chat")
-    );
-    fs::write(
-        folder.path().join("chat_template.jinja"),
-        "{{ messages[0].content }}",
-    )
-    .unwrap();
+    assert!(open(folder.path()).contains("no token ends the agent's turn"));
     let tokens = serde_json::json!({"eos_token": "</s>"});
     fs::write(
         folder.path().join("tokenizer_config.json"),
         tokens.to_string(),
+    )
+    .unwrap();
+    // Without a template it reads plain text, and does not chat.
+    let codec = LanguageModel::open_codec(folder.path(), &serde_json::Map::new()).unwrap();
+    assert!(codec.encode_text("a", "b").is_ok());
+    let refused = codec.text(&[Message::user("Hi.")], &[], true).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("this model has no chat template"),
+        "{refused}"
+    );
+    fs::write(
+        folder.path().join("chat_template.jinja"),
+        "{{ messages[0].content }}",
     )
     .unwrap();
     assert!(

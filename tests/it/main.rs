@@ -20,3 +20,4 @@ mod objectives;
 mod support;
 mod tidy;
 mod token_level;
+mod training;
