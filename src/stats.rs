@@ -147,6 +147,28 @@ mod tests {
     }
 
     #[test]
+    fn the_paired_interval_is_newcombes() {
+        // 32 of 50 solved by the first and 22 by the second; the limits are from the paper's formulas in Python.
+        let counts = PairedOutcomes {
+            both: 20,
+            first: 12,
+            second: 2,
+            neither: 16,
+        };
+        let estimate = counts.difference().unwrap();
+        assert!((estimate.mean - 0.2).abs() < 1e-12);
+        assert!((estimate.low - 0.056_156_4).abs() < 1e-6, "{estimate:?}");
+        assert!((estimate.high - 0.329_207_0).abs() < 1e-6, "{estimate:?}");
+        // Equal policies that always succeed: no difference seen, and still not certain.
+        let certain = PairedOutcomes::count(&[(true, true); 20])
+            .difference()
+            .unwrap();
+        assert_eq!(certain.mean, 0.0);
+        assert!(certain.low < -0.1 && certain.high > 0.1, "{certain:?}");
+        assert_eq!(PairedOutcomes::default().difference(), None);
+    }
+
+    #[test]
     fn the_bootstrap_interval_has_the_width_of_the_normal_one() {
         let mut stream = RunSeed(1).stream("test");
         let values: Vec<f64> = (0..400).map(|_| stream.unit()).collect();
