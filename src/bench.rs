@@ -2,6 +2,7 @@
 
 pub mod generation;
 mod machine;
+pub mod rollouts;
 pub mod training;
 
 pub use machine::{Machine, peak_memory_gb};

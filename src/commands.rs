@@ -2,17 +2,23 @@
 
 pub(crate) mod bench;
 pub(crate) mod envs;
+pub(crate) mod eval;
 pub(crate) mod exact;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod logs;
 pub(crate) mod pairs;
 pub(crate) mod play;
+pub(crate) mod rollout;
 pub(crate) mod train;
 mod whole_file;
 
 use std::io::{self, IsTerminal, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use socratiq::train::preview::Colours;
 use socratiq::train::progress::BARS;
 use tracing_subscriber::EnvFilter;
@@ -55,6 +61,17 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// A flag that the first Ctrl-C sets, so that what is done is kept; the second one does not wait.
+pub(crate) fn watch_signals() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())
+            .and_then(|_| signal_hook::flag::register(signal, interrupted.clone()))
+            .context("cannot watch for signals")?;
+    }
+    Ok(interrupted)
 }
 
 /// Terminal styles, empty where the stream is no terminal.

@@ -26,8 +26,9 @@
 //! - [`agents`] knows tokens: labelled [`agents::Tokens`], the [`agents::Codec`] seam where text becomes
 //!   tokens, and the adapter [`agents::DialogueMdp`].
 //! - this crate knows files and the command line: [`Task`] makes environments from their specs, [`logs`]
-//!   reads what people have, row by row, [`pairs`] makes preferences of trajectories, [`stats`] puts
-//!   intervals on numbers, `src/commands` holds one file per command.
+//!   reads what people have, row by row, [`pairs`] makes preferences of trajectories,
+//!   [`rollouts`] plays many episodes at once, with models here or behind an [`endpoint`], [`evaluation`]
+//!   compares them, [`stats`] puts intervals on numbers, `src/commands` holds one file per command.
 //!
 //! ## Invariants
 //! Each is held by a test or by the types.
@@ -46,11 +47,14 @@
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests compare exact results"))]
 
 pub mod bench;
+pub mod endpoint;
+pub mod evaluation;
 pub mod logs;
 pub mod model_path;
 pub mod objective;
 pub mod pairs;
 mod planner;
+pub mod rollouts;
 mod spec;
 pub mod stats;
 mod task;

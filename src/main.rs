@@ -43,6 +43,16 @@ enum Command {
     /// Check and convert preference logs of many formats
     #[command(subcommand, after_help = "Example: socratiq logs check prefs.jsonl.gz")]
     Logs(commands::logs::Logs),
+    /// Play many episodes at once and write down what was said and earned
+    #[command(
+        after_help = "Example: socratiq rollout --model random --env elicitation --episodes 100 --out random.jsonl"
+    )]
+    Rollout(commands::rollout::Options),
+    /// Compare models and planners over the same episodes, with 95 % intervals
+    #[command(
+        after_help = "Example: socratiq eval --model random mediocre optimal --env elicitation --episodes 500"
+    )]
+    Eval(commands::eval::Options),
     /// Make preference pairs of trajectories with returns
     #[command(
         after_help = "Example: socratiq pairs rollouts.jsonl --rule best-worst:group=seed --out prefs.jsonl"
@@ -101,6 +111,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Play { env, seed } => commands::play::play(&env, seed),
         Command::Logs(logs) => commands::logs::logs(&logs),
         Command::Pairs(options) => commands::pairs::pairs(&options),
+        Command::Rollout(options) => return commands::rollout::rollout(&options),
+        Command::Eval(options) => return commands::eval::eval(&options),
         Command::Train(options) => return commands::train::train(&options),
         Command::Generate(options) => commands::generate::generate(&options),
         Command::Export(options) => commands::export::export(&options),

@@ -80,9 +80,11 @@ pub fn measure(shape: ModelConfig, work: Work, machine: &Machine) -> Result<Trai
         learner.accumulate(&objective, &items, None, 0)?;
         let passed = start.elapsed().as_secs_f64();
         let clip = (1.0 / (learner.gradients.norm() + 1e-6)).min(1.0);
-        optimizer.step(&mut learner.policy, &mut learner.gradients, clip, |_| Rates {
-            learning_rate: 1e-6,
-            weight_decay: 0.0,
+        optimizer.step(&mut learner.policy, &mut learner.gradients, clip, |_| {
+            Rates {
+                learning_rate: 1e-6,
+                weight_decay: 0.0,
+            }
         });
         // The first one fills memory.
         if update > 0 {

@@ -3,14 +3,19 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
+use socratiq::agents::LanguageModel;
+use socratiq::agents::chat::{ChatCodec, Tokenizer};
 use socratiq::agents::kernels::Activation;
 use socratiq::agents::model::{Decoder, Family, ModelConfig, NormKind, Positions, Weights};
-use socratiq::bench::{Machine, generation, peak_memory_gb, training};
+use socratiq::bench::{Machine, generation, peak_memory_gb, rollouts, training};
 use socratiq::envs::RunSeed;
+use socratiq::envs::elicitation::Table;
 use socratiq::model_path;
+use socratiq::rollouts::ModelThread;
 
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
@@ -19,6 +24,8 @@ pub(crate) enum Bench {
     Generate(GenerateOptions),
     /// Updates on preference pairs
     Train(TrainOptions),
+    /// Episodes, one at a time and many together
+    Rollout(RolloutOptions),
 }
 
 /// How to measure training.
@@ -47,6 +54,26 @@ pub(crate) struct TrainOptions {
     peer: Option<PathBuf>,
 }
 
+/// How to measure rollouts.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RolloutOptions {
+    /// Hugging Face folder, .gguf file, run directory or hub id; a policy of a million random weights if left out
+    #[arg(long)]
+    model: Option<String>,
+    /// Environment: NAME:key=value,key=value
+    #[arg(long, default_value = "elicitation")]
+    env: String,
+    /// Episodes together
+    #[arg(long, default_value_t = 64)]
+    concurrency: usize,
+    /// Episodes one at a time
+    #[arg(long, default_value_t = 8)]
+    alone: u64,
+    /// The longest turn, in tokens
+    #[arg(long, default_value_t = 16)]
+    max_new_tokens: usize,
+}
+
 /// How to measure generation.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GenerateOptions {
@@ -69,6 +96,7 @@ pub(crate) fn bench(bench: &Bench) -> Result<()> {
     let result = match bench {
         Bench::Generate(options) => generate(options)?,
         Bench::Train(options) => train(options)?,
+        Bench::Rollout(options) => rollout(options)?,
     };
     writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&result)?)?;
     Ok(())
@@ -127,6 +155,43 @@ fn train(options: &TrainOptions) -> Result<Value> {
         result["peer"] = peer(python, "train.py", &request)?;
     }
     Ok(result)
+}
+
+fn rollout(options: &RolloutOptions) -> Result<Value> {
+    let model = match &options.model {
+        Some(model) => {
+            let path = model_path::resolve(model)?;
+            ModelThread::of(&LanguageModel::open(
+                &path,
+                Weights::Quantised,
+                &Map::new(),
+            )?)?
+        }
+        None => million()?,
+    };
+    let (alone, together) = (options.alone, options.concurrency);
+    let rates = rollouts::measure(
+        &model,
+        &options.env,
+        alone,
+        together,
+        options.max_new_tokens,
+    )?;
+    Ok(json!(rates))
+}
+
+/// A policy of a million random weights, with words of its own.
+fn million() -> Result<ModelThread> {
+    let table = Table::shipped("everyday").context("the shipped table")??;
+    let questions = table.attributes().iter().flat_map(|a| &a.questions);
+    let items = table.items().iter().map(|item| &item.name);
+    let texts = questions.chain(items).map(String::as_str);
+    let tokenizer = Tokenizer::train(texts, 1024, &["<|im_start|>", "<|im_end|>"])?;
+    let mut config = shape("million")?;
+    config.vocab_size = tokenizer.size();
+    let decoder = Decoder::random(config, &mut RunSeed(0).stream("bench"))?;
+    let codec = ChatCodec::chatml(tokenizer)?;
+    ModelThread::start(Arc::new(decoder), Arc::new(codec))
 }
 
 /// Runs a peer's measurement in its own process and reads its JSON.
@@ -188,7 +253,8 @@ fn shape(name: &str) -> Result<ModelConfig> {
     };
     match name {
         "smollm2-135m" => Ok(llama(49_152, 576, 30, (9, 3), 1536)),
+        "million" => Ok(llama(1024, 128, 4, (2, 2), 384)),
         "small" => Ok(llama(4096, 256, 6, (4, 4), 1024)),
-        other => bail!("there is no shape `{other}`; there are: smollm2-135m, small"),
+        other => bail!("there is no shape `{other}`; there are: smollm2-135m, small, million"),
     }
 }

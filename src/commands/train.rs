@@ -3,15 +3,12 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use socratiq::train::config::Config;
 use socratiq::train::{Ended, Trainer};
 
-use super::Styles;
+use super::{Styles, watch_signals};
 
 /// What is asked for.
 #[derive(Debug, clap::Args)]
@@ -30,14 +27,7 @@ pub(crate) struct Options {
 pub(crate) fn train(options: &Options) -> Result<ExitCode> {
     let config = Config::read(&options.config, &options.overrides)?;
     let out = config.out.clone();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The second one does not wait.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, interrupted.clone())
-            .context("cannot watch for signals")?;
-        signal_hook::flag::register(signal, interrupted.clone())
-            .context("cannot watch for signals")?;
-    }
+    let interrupted = watch_signals()?;
     let trainer = Trainer::start(config, options.resume, Styles::of_stderr().mask())
         .with_context(|| format!("the run in `{}`", out.display()))?;
     match trainer.run(&interrupted)? {

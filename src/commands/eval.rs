@@ -1,0 +1,189 @@
+//! `socratiq eval`: models × planners × environments over the same episodes.
+
+use std::collections::HashSet;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use socratiq::envs::{RunSeed, Split};
+use socratiq::evaluation::{Column, compare, plot};
+use socratiq::rollouts::{Key, Progress, Rollouts, Source};
+use socratiq::{Planner, Task};
+
+use super::rollout::Limits;
+use super::watch_signals;
+use super::whole_file::write_whole;
+
+/// What is asked for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Hugging Face folder, .gguf file, run directory or hub id; `https://host/v1#model`; or a baseline:
+    /// optimal, mediocre, random
+    #[arg(long, required = true, num_args = 1..)]
+    model: Vec<String>,
+    /// Environment: NAME:key=value,key=value
+    #[arg(long, required = true, num_args = 1..)]
+    env: Vec<String>,
+    /// How models choose their words
+    #[arg(long, num_args = 1.., default_value = "sample")]
+    planner: Vec<String>,
+    /// Episodes per column; their seeds never meet those that `rollout` plays
+    #[arg(long, default_value_t = 200)]
+    episodes: u64,
+    /// Seed of the run
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    limits: Limits,
+    /// The numbers, as JSON
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// A picture of them, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+}
+
+/// A column to be played.
+struct Entry<'a> {
+    model: &'a str,
+    planner: &'a str,
+    env: &'a str,
+}
+
+impl Entry<'_> {
+    /// A short name, in which only what differs between columns is said.
+    fn name(&self, options: &Options) -> String {
+        let stem = |model: &str| match model.rsplit_once('#') {
+            Some((_, name)) => name.to_owned(),
+            None => {
+                let path = Path::new(model);
+                let stem = match path.extension() {
+                    Some(extension) if extension == "gguf" => path.file_stem(),
+                    _ => path.file_name(),
+                };
+                stem.map_or(model.to_owned(), |stem| stem.to_string_lossy().into_owned())
+            }
+        };
+        let short = stem(self.model);
+        let is_alone = options
+            .model
+            .iter()
+            .filter(|model| stem(model) == short)
+            .count()
+            == 1;
+        let mut name = if is_alone {
+            short
+        } else {
+            self.model.to_owned()
+        };
+        if !self.planner.is_empty() && options.planner.len() > 1 {
+            name = format!("{name}+{}", self.planner);
+        }
+        if options.env.len() > 1 {
+            name = format!("{name} @ {}", self.env);
+        }
+        name
+    }
+}
+
+/// Plays all columns, and prints and writes how they compare.
+pub(crate) fn eval(options: &Options) -> Result<ExitCode> {
+    let run = RunSeed(options.seed);
+    let keys = Key::of_run(run, Split::Eval, options.episodes, 1);
+    for (flag, given) in [
+        ("model", &options.model),
+        ("env", &options.env),
+        ("planner", &options.planner),
+    ] {
+        let mut seen = HashSet::new();
+        let twice = given.iter().find(|spec| !seen.insert(*spec));
+        ensure!(
+            twice.is_none(),
+            "--{flag} has `{}` twice",
+            twice.map_or("", |s| s)
+        );
+    }
+    // Everything is read before anything is played.
+    let tasks: Vec<Task> = options
+        .env
+        .iter()
+        .map(|env| env.parse())
+        .collect::<Result<_>>()?;
+    let planners: Vec<Planner> = options
+        .planner
+        .iter()
+        .map(|planner| planner.parse())
+        .collect::<Result<_>>()?;
+    let source = options.limits.source();
+    let sources: Vec<Source> = options
+        .model
+        .iter()
+        .map(|model| Source::open(model, source))
+        .collect::<Result<_>>()?;
+    let timeout = options.limits.timeout()?;
+    let mut entries = Vec::new();
+    for (env, task) in options.env.iter().zip(&tasks) {
+        for (model, from) in options.model.iter().zip(&sources) {
+            for (spec, planner) in options.planner.iter().zip(&planners) {
+                let entry = Entry {
+                    model,
+                    planner: if from.plans() { spec } else { "" },
+                    env,
+                };
+                let mut rollouts = Rollouts::new(task, env, from.policies(task, *planner, source)?);
+                rollouts.concurrency = options.limits.concurrency;
+                rollouts.timeout = timeout;
+                entries.push((entry, rollouts));
+                if !from.plans() {
+                    // Planners make no difference to it.
+                    break;
+                }
+            }
+        }
+    }
+
+    let stop = watch_signals()?;
+    let mut columns = Vec::new();
+    for (entry, rollouts) in &entries {
+        let mut column = Column {
+            name: entry.name(options),
+            model: entry.model.to_owned(),
+            planner: entry.planner.to_owned(),
+            env: entry.env.to_owned(),
+            outcomes: Vec::new(),
+            failures: 0,
+        };
+        let mut progress = Progress::new(&column.name, keys.len(), &[]);
+        rollouts.run(&keys, &stop, |played| {
+            progress.ended(&played);
+            if let Err(failure) = &played.result {
+                tracing::warn!("{}: seed {}: {failure}", column.name, played.key.seed.0);
+            }
+            column.push(&played);
+            Ok(())
+        })?;
+        progress.finish();
+        if column.outcomes.len() + column.failures < keys.len() {
+            tracing::warn!(
+                "interrupted; nothing is written, because columns would not be comparable"
+            );
+            return Ok(ExitCode::from(130));
+        }
+        // The order in which episodes end must not show in the bootstrap.
+        column.outcomes.sort_by_key(|outcome| outcome.key);
+        columns.push(column);
+    }
+    let evaluation = compare(&columns, run);
+    if let Some(path) = &options.out {
+        write_whole(path, |out| {
+            serde_json::to_writer_pretty(&mut *out, &evaluation)?;
+            Ok(writeln!(out)?)
+        })?;
+    }
+    if let Some(path) = &options.plot {
+        write_whole(path, |out| Ok(out.write_all(plot(&evaluation).as_bytes())?))?;
+    }
+    write!(io::stdout(), "{evaluation}")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,381 @@
+//! `Endpoint`: a model behind an OpenAI-compatible server as a policy.
+//!
+//! Written `https://host/v1#model`. The API key is read from [`API_KEY`] and from nowhere else; it is sent over
+//! encrypted connections and to this machine only, and is never part of a message. What a server cannot be asked
+//! for is not promised: episodes are as reproducible as the server's answer to `seed`.
+
+mod answer;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Client, Response, StatusCode, Url};
+use serde_json::{Value, json};
+use socratiq_agents::Sampling;
+use socratiq_envs::{
+    Arguments, EnvError, EpisodeSeed, Message, Observation, Policy, TokenRecord, Tool, async_trait,
+};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use answer::{Answer, Records};
+
+/// The environment variable that holds the API key, where the server wants one.
+pub const API_KEY: &str = "SOCRATIQ_API_KEY";
+
+/// How a server is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct EndpointOptions {
+    /// The longest that one request may take.
+    pub timeout: Duration,
+    /// How often a request is tried that failed for reasons which may pass.
+    pub attempts: u32,
+    /// The most requests per minute; none for no limit but the server's own.
+    pub requests_per_minute: Option<u32>,
+}
+
+impl Default for EndpointOptions {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_mins(2),
+            attempts: 6,
+            requests_per_minute: None,
+        }
+    }
+}
+
+/// The wait before the second attempt; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// No wait is longer, whatever the server asks for.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// The longest answer that is read. Bytes.
+const LONGEST_ANSWER: usize = 16 << 20;
+
+/// A server and a model on it.
+#[derive(Clone)]
+pub struct Endpoint {
+    client: Client,
+    url: Url,
+    model: String,
+    key: Option<Arc<str>>,
+    options: EndpointOptions,
+    /// When the next request may be sent, under a limit of requests.
+    next: Arc<Mutex<Instant>>,
+}
+
+impl Endpoint {
+    /// The model of `spec`, `https://host/v1#model`, with the key in [`API_KEY`] if there is one.
+    ///
+    /// # Errors
+    /// When `spec` is no such address, or the key would be sent where everybody can read it.
+    pub fn new(spec: &str, options: EndpointOptions) -> Result<Self> {
+        let key = std::env::var(API_KEY).ok();
+        Self::with_key(spec, key.as_deref(), options)
+    }
+
+    /// As [`Self::new`] with a key given.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_key(spec: &str, key: Option<&str>, options: EndpointOptions) -> Result<Self> {
+        let mut url = Url::parse(spec).with_context(|| format!("`{spec}` is no address"))?;
+        let model = url.fragment().unwrap_or_default().to_owned();
+        if model.is_empty() {
+            bail!("`{spec}` names no model: write `https://host/v1#model`");
+        }
+        let key = key.map(str::trim).filter(|key| !key.is_empty());
+        let is_local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        if key.is_some() && url.scheme() != "https" && !is_local {
+            bail!(
+                "`{spec}`: an API key is not sent without encryption: use https, or unset {API_KEY}"
+            );
+        }
+        url.set_fragment(None);
+        let path = format!("{}/chat/completions", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+        Ok(Self {
+            client: client(options)?,
+            url,
+            model,
+            key: key.map(Into::into),
+            options,
+            next: Arc::new(Mutex::new(Instant::now())),
+        })
+    }
+
+    /// The same with connections of its own: those of one runtime are not for another's.
+    ///
+    /// # Errors
+    /// When the system has no sources of randomness or certificates.
+    pub fn reconnected(&self) -> Result<Self> {
+        Ok(Self {
+            client: client(self.options)?,
+            ..self.clone()
+        })
+    }
+
+    /// A policy that plays one episode at a time. The server is asked for `sampling`'s temperature and `top_p`,
+    /// and for turns of at most `max_tokens` tokens; `sample` tells tries at the same episode apart.
+    pub fn policy(&self, sampling: Sampling, max_tokens: usize, sample: u32) -> EndpointPolicy {
+        EndpointPolicy {
+            endpoint: self.clone(),
+            sampling,
+            max_tokens,
+            purpose: match sample {
+                0 => "policy".to_owned(),
+                sample => format!("policy, sample {sample}"),
+            },
+            seed: EpisodeSeed::default(),
+            turn: 0,
+            history: Vec::new(),
+            records: Records::default(),
+        }
+    }
+
+    /// Asks until there is an answer, or no hope of one.
+    async fn ask(&self, request: &Value) -> Result<Answer> {
+        let mut attempt = 1;
+        loop {
+            self.take_turn().await;
+            let (failure, pause) = match self.ask_once(request).await {
+                Ok(answer) => return Ok(answer),
+                Err(Refused::ForGood(error)) => return Err(error),
+                Err(Refused::ForNow { error, pause }) => (error, pause),
+            };
+            if attempt >= self.options.attempts {
+                return Err(failure.context(format!("after {attempt} attempts")));
+            }
+            let doubled = FIRST_PAUSE * 2_u32.saturating_pow(attempt - 1);
+            let pause = pause.unwrap_or(doubled).min(LONGEST_PAUSE);
+            tracing::debug!("{failure:#}; the next attempt is in {pause:?}");
+            sleep(pause).await;
+            attempt += 1;
+        }
+    }
+
+    /// Waits until the limit of requests allows one more.
+    async fn take_turn(&self) {
+        let Some(limit) = self.options.requests_per_minute else {
+            return;
+        };
+        let mut next = self.next.lock().await;
+        let now = (*next).max(Instant::now());
+        *next = now + Duration::from_mins(1) / limit.max(1);
+        drop(next);
+        sleep_until(now).await;
+    }
+
+    async fn ask_once(&self, request: &Value) -> Result<Answer, Refused> {
+        let mut builder = self.client.post(self.url.clone()).json(request);
+        if let Some(key) = &self.key {
+            builder = builder.bearer_auth(key);
+        }
+        let for_now = |error: reqwest::Error| Refused::ForNow {
+            // The address is in the context of every error already.
+            error: error.without_url().into(),
+            pause: None,
+        };
+        let response = builder.send().await.map_err(for_now)?;
+        let status = response.status();
+        let pause = retry_after(&response);
+        let body = read(response).await?;
+        if !status.is_success() {
+            let error = anyhow::anyhow!("{status}: {}", self.complaint(&body));
+            let passes = status.is_server_error()
+                || status == StatusCode::TOO_MANY_REQUESTS
+                || status == StatusCode::REQUEST_TIMEOUT;
+            return Err(match passes {
+                true => Refused::ForNow { error, pause },
+                false => Refused::ForGood(error),
+            });
+        }
+        Answer::read(&body).map_err(Refused::ForGood)
+    }
+
+    /// The beginning of what a server complains about, without the key if it repeats it.
+    fn complaint(&self, body: &[u8]) -> String {
+        let text = String::from_utf8_lossy(body);
+        let text = match &self.key {
+            Some(key) => text.replace(&**key, "…"),
+            None => text.into_owned(),
+        };
+        text.trim().chars().take(300).collect()
+    }
+}
+
+fn client(options: EndpointOptions) -> Result<Client> {
+    Client::builder()
+        .timeout(options.timeout)
+        // A key is for the host that it was given for.
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .context("cannot make connections")
+}
+
+/// Why there is no answer.
+enum Refused {
+    /// Asking again would change nothing.
+    ForGood(anyhow::Error),
+    /// It may pass, after as long as the server says if it does.
+    ForNow {
+        error: anyhow::Error,
+        pause: Option<Duration>,
+    },
+}
+
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds: f64 = response
+        .headers()
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+async fn read(mut response: Response) -> Result<Vec<u8>, Refused> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(None) => return Ok(body),
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+            Err(error) => {
+                return Err(Refused::ForNow {
+                    error: error.without_url().into(),
+                    pause: None,
+                });
+            }
+        }
+        if body.len() > LONGEST_ANSWER {
+            return Err(Refused::ForGood(anyhow::anyhow!(
+                "the answer is longer than {} MiB",
+                LONGEST_ANSWER >> 20
+            )));
+        }
+    }
+}
+
+/// An endpoint's model as a policy.
+pub struct EndpointPolicy {
+    endpoint: Endpoint,
+    sampling: Sampling,
+    max_tokens: usize,
+    /// What its random numbers are for.
+    purpose: String,
+    seed: EpisodeSeed,
+    turn: u32,
+    history: Vec<Message>,
+    records: Records,
+}
+
+impl EndpointPolicy {
+    fn request(&self, tools: &[Tool]) -> Value {
+        let mut stream = self.seed.stream(self.turn, &self.purpose);
+        let mut request = json!({
+            "model": self.endpoint.model,
+            "messages": self.history.iter().map(as_sent).collect::<Vec<_>>(),
+            "max_tokens": self.max_tokens,
+            "temperature": self.sampling.temperature,
+            "top_p": self.sampling.top_p,
+            // Small enough for every server's integers.
+            "seed": stream.bits() >> 33,
+            "logprobs": true,
+            // vLLM's; other servers ignore it.
+            "return_token_ids": true,
+        });
+        if !tools.is_empty() {
+            request["tools"] = json!(tools);
+        }
+        request
+    }
+}
+
+/// A message as servers take it: arguments of calls as strings, and no field of ours.
+fn as_sent(message: &Message) -> Message {
+    let mut message = message.clone();
+    for field in [LOGPROBS, COMPLETION_TOKENS] {
+        message.extra.shift_remove(field);
+    }
+    for call in &mut message.tool_calls {
+        if let Arguments::Object(object) = &call.function.arguments {
+            call.function.arguments = Arguments::Text(json!(object).to_string());
+        }
+    }
+    message
+}
+
+/// Field of an action: its tokens' log-probabilities in nats, where the server gives no ids to go with them.
+const LOGPROBS: &str = "logprobs";
+/// Field of an action: how many tokens the server counted.
+pub(crate) const COMPLETION_TOKENS: &str = "completion_tokens";
+
+#[async_trait]
+impl Policy for EndpointPolicy {
+    async fn begin(&mut self, seed: EpisodeSeed) -> socratiq_envs::Result<()> {
+        self.seed = seed;
+        self.turn = 0;
+        self.history.clear();
+        self.records = Records::default();
+        Ok(())
+    }
+
+    async fn act(&mut self, observation: &Observation) -> socratiq_envs::Result<Message> {
+        self.history.extend_from_slice(&observation.messages);
+        self.turn += 1;
+        let asked = self.endpoint.ask(&self.request(&observation.tools)).await;
+        let answer = asked.map_err(|error| {
+            let context = format!("the model at {}", self.endpoint.url);
+            EnvError::failed(context, format!("{error:#}"))
+        })?;
+        let mut action = answer.message;
+        if let Some(count) = answer.completion_tokens {
+            action
+                .extra
+                .insert(COMPLETION_TOKENS.to_owned(), count.into());
+        }
+        match (answer.prompt_ids, answer.ids) {
+            (Some(prompt), Some(ids)) => {
+                self.records.push(&prompt, &ids, answer.logprobs.as_deref())
+            }
+            _ => {
+                if let Some(logprobs) = answer.logprobs {
+                    action.extra.insert(LOGPROBS.to_owned(), json!(logprobs));
+                }
+            }
+        }
+        self.history.push(action.clone());
+        Ok(action)
+    }
+
+    fn token_records(&self) -> Vec<TokenRecord> {
+        // A record of some turns only would pass for one of all.
+        match self.records.turns() == self.turn {
+            true => self.records.all().to_vec(),
+            false => Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("url", &self.url.as_str())
+            .field("model", &self.model)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for EndpointPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointPolicy")
+            .field("endpoint", &self.endpoint)
+            .field("seed", &self.seed)
+            .field("turn", &self.turn)
+            .finish_non_exhaustive()
+    }
+}

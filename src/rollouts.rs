@@ -1,0 +1,287 @@
+//! Rollouts at scale: many episodes at once, each with an environment and a policy of its own.
+//!
+//! Every episode runs on a thread of its own and is watched from outside, so an environment or a user that
+//! panics, hangs, blocks its thread or lies costs one episode, recorded as a [`Failure`], and never the run.
+//! Language models write on one [`ModelThread`] each, which puts whatever waits into one batch.
+//!
+//! What an episode contains depends on its [`Key`] alone: trajectories are equal, to the last bit of their
+//! log-probabilities, whatever runs beside them and in whichever order they end. Only a time-out depends on
+//! the clock.
+//!
+//! Knows one policy per episode: an environment that waits for a second agent fails with
+//! [`EnvError::NoPolicy`](socratiq_envs::EnvError::NoPolicy).
+
+mod drift;
+mod guard;
+mod log;
+mod model_thread;
+mod progress;
+mod source;
+
+pub use drift::drifted;
+pub use log::Log;
+pub use model_thread::{ModelPolicy, ModelThread};
+pub use progress::Progress;
+pub use source::{Source, SourceOptions};
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use socratiq_envs::{Environment, EpisodeSeed, Policy, RunSeed, Split, Trajectory, rollout};
+use tokio::runtime::{Builder, Handle};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::Task;
+use guard::{Guarded, Timed};
+
+/// Which episode of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Key {
+    /// What the environment derives everything from.
+    pub seed: EpisodeSeed,
+    /// Which of several tries at the same seed. The policy's draws depend on it, the environment's do not.
+    pub sample: u32,
+}
+
+impl Key {
+    /// The keys of `episodes` seeds of a split, `samples` tries each.
+    pub fn of_run(run: RunSeed, split: Split, episodes: u64, samples: u32) -> Vec<Self> {
+        (0..episodes)
+            .map(|index| run.episode(split, index))
+            .flat_map(|seed| (0..samples).map(move |sample| Self { seed, sample }))
+            .collect()
+    }
+
+    /// The key that a recorded trajectory was played under, if it has a seed.
+    pub fn of_trajectory(trajectory: &Trajectory) -> Option<Self> {
+        let sample = trajectory.metadata.get(SAMPLE).and_then(Value::as_u64);
+        Some(Self {
+            seed: trajectory.seed?,
+            sample: sample.unwrap_or_default() as u32,
+        })
+    }
+}
+
+/// Metadata of a trajectory: which try it is, where it is not the first.
+const SAMPLE: &str = "sample";
+/// Metadata of a trajectory: whether the task was solved. Facts of the task with a field of this name say so.
+const SUCCESS: &str = "success";
+
+/// Makes an environment for an episode.
+pub type MakeEnvironment = Arc<dyn Fn() -> Result<Box<dyn Environment>> + Send + Sync>;
+/// Makes a policy for an episode; the number is [`Key::sample`].
+pub type MakePolicy = Arc<dyn Fn(u32) -> Box<dyn Policy> + Send + Sync>;
+
+/// Who plays what, and within which limits.
+#[derive(Clone)]
+pub struct Rollouts {
+    /// Makes the environments.
+    pub environment: MakeEnvironment,
+    /// Makes the policies.
+    pub policy: MakePolicy,
+    /// The environment's spec, for the trajectories.
+    pub env: String,
+    /// What else the trajectories say about themselves, such as model and planner.
+    pub metadata: Map<String, Value>,
+    /// How many episodes run at once.
+    pub concurrency: usize,
+    /// The longest an episode may take.
+    pub timeout: Duration,
+}
+
+/// An episode that ran, well or not.
+#[derive(Clone, Debug)]
+pub struct Played {
+    /// Which one.
+    pub key: Key,
+    /// What came of it.
+    pub result: Result<Finished, Failure>,
+}
+
+/// An episode that came to its ending.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// What was said and earned.
+    pub trajectory: Trajectory,
+    /// The time that the policy took over its turns, waiting for its batch included. Seconds.
+    pub seconds: f64,
+}
+
+/// Why an episode has no ending.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "kind", content = "reason", rename_all = "kebab-case")]
+pub enum Failure {
+    /// The environment or the policy said that it failed, or broke the contract.
+    #[error("{0}")]
+    Error(String),
+    /// The environment or the policy panicked.
+    #[error("it panicked: {0}")]
+    Panic(String),
+    /// It took too long.
+    #[error("{0}")]
+    Timeout(String),
+}
+
+/// How long an episode may go on after its time-out before its thread is given up.
+const GRACE: Duration = Duration::from_secs(2);
+/// How soon a request to stop is seen.
+const PATIENCE: Duration = Duration::from_millis(100);
+/// More threads than these are never blocked: an environment that hangs every time is not worth a run.
+const MOST_HANGING: usize = 1000;
+
+impl Rollouts {
+    /// Rollouts of a built-in task, 16 at once, with ten minutes for each.
+    pub fn new(task: &Task, env: impl Into<String>, policy: MakePolicy) -> Self {
+        let task = task.clone();
+        Self {
+            environment: Arc::new(move || task.make()),
+            policy,
+            env: env.into(),
+            metadata: Map::new(),
+            concurrency: 16,
+            timeout: Duration::from_mins(10),
+        }
+    }
+
+    /// Plays the episodes of `keys` and hands each to `ended` as it ends, until all are played or `stop` is
+    /// set. Episodes that are cut off by `stop` are not handed over.
+    ///
+    /// It must not be called from async code, because it blocks.
+    ///
+    /// # Errors
+    /// What `ended` fails with; a failing episode is no error.
+    pub fn run(
+        &self,
+        keys: &[Key],
+        stop: &AtomicBool,
+        ended: impl FnMut(Played) -> Result<()>,
+    ) -> Result<()> {
+        ensure!(self.concurrency > 0, "`concurrency` is 0: it is at least 1");
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(self.concurrency + MOST_HANGING)
+            .thread_name("episode")
+            .enable_all()
+            .build()
+            .context("cannot start threads for episodes")?;
+        let result = runtime.block_on(self.conduct(keys, stop, ended));
+        // Threads that hang are left behind.
+        runtime.shutdown_background();
+        result
+    }
+
+    /// Plays the episodes of `keys`, and returns them in that order.
+    ///
+    /// # Errors
+    /// When there are no threads.
+    pub fn collect(&self, keys: &[Key]) -> Result<Vec<Played>> {
+        let mut played = HashMap::new();
+        self.run(keys, &AtomicBool::new(false), |episode| {
+            played.insert(episode.key, episode);
+            Ok(())
+        })?;
+        Ok(keys.iter().filter_map(|key| played.remove(key)).collect())
+    }
+
+    async fn conduct(
+        &self,
+        keys: &[Key],
+        stop: &AtomicBool,
+        mut ended: impl FnMut(Played) -> Result<()>,
+    ) -> Result<()> {
+        let mut waiting = keys.iter();
+        let mut running = JoinSet::new();
+        while !stop.load(Ordering::Relaxed) {
+            while running.len() < self.concurrency
+                && let Some(key) = waiting.next()
+            {
+                running.spawn(watch(self.clone(), *key));
+            }
+            match timeout(PATIENCE, running.join_next()).await {
+                Err(_) => {}
+                Ok(None) => break,
+                Ok(Some(played)) => ended(played.context("an episode's watcher failed")?)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// One episode, from the environment's making to its trajectory.
+    async fn episode(&self, key: Key, deadline: Instant) -> Result<Finished> {
+        let mut environment = Guarded::new((self.environment)()?, deadline.into_std());
+        let mut policy = Timed::new((self.policy)(key.sample));
+        let episode = rollout(&mut environment, &mut [&mut policy], key.seed).await?;
+        let success = environment.success();
+        let mut trajectory = episode.solo().context("an episode without an agent")?;
+        trajectory.id = match key.sample {
+            0 => key.seed.0.to_string(),
+            sample => format!("{}-{sample}", key.seed.0),
+        };
+        trajectory.env.clone_from(&self.env);
+        trajectory.metadata.clone_from(&self.metadata);
+        if key.sample > 0 {
+            let sample = key.sample.into();
+            trajectory.metadata.insert(SAMPLE.to_owned(), sample);
+        }
+        if let Some(success) = success {
+            let success = success.into();
+            trajectory.metadata.insert(SUCCESS.to_owned(), success);
+        }
+        Ok(Finished {
+            trajectory,
+            seconds: policy.seconds(),
+        })
+    }
+}
+
+/// Plays an episode on a thread of its own, and goes away without it when it hangs.
+async fn watch(rollouts: Rollouts, key: Key) -> Played {
+    let limit = rollouts.timeout;
+    let deadline = Instant::now() + limit;
+    let thread = tokio::task::spawn_blocking(move || {
+        Handle::current().block_on(timeout_at(deadline, rollouts.episode(key, deadline)))
+    });
+    let result = match timeout_at(deadline + GRACE, thread).await {
+        Ok(Ok(Ok(Ok(finished)))) => Ok(finished),
+        Ok(Ok(Ok(Err(error)))) => Err(match Instant::now() < deadline {
+            true => Failure::Error(format!("{error:#}")),
+            false => Failure::Timeout(format!("no ending within {limit:?}: {error:#}")),
+        }),
+        Ok(Ok(Err(_))) => Err(Failure::Timeout(format!("no ending within {limit:?}"))),
+        Ok(Err(panic)) => Err(Failure::Panic(panic_text(panic))),
+        Err(_) => Err(Failure::Timeout(format!(
+            "no ending within {limit:?}, and its thread is blocked"
+        ))),
+    };
+    Played { key, result }
+}
+
+fn panic_text(error: JoinError) -> String {
+    let Ok(payload) = error.try_into_panic() else {
+        return "it was cancelled".to_owned();
+    };
+    let payload: &(dyn Any + Send) = &*payload;
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied())
+        .unwrap_or("without a message")
+        .to_owned()
+}
+
+impl fmt::Debug for Rollouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rollouts")
+            .field("env", &self.env)
+            .field("metadata", &self.metadata)
+            .field("concurrency", &self.concurrency)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,30 @@
+//! Drift: a recorded turn whose text, made into tokens again, gives others than the policy chose.
+//!
+//! Learners read the record and never see it; it tells how far a log without records would be off.
+
+use socratiq_agents::{AgentError, Codec, Tokens};
+use socratiq_envs::{Message, Role, Trajectory};
+
+/// True if the trajectory's words give other tokens than were recorded, which is common: a policy may spell a
+/// word in several ways. A trajectory without a record has not drifted.
+///
+/// # Errors
+/// When the words cannot be encoded.
+pub fn drifted(codec: &dyn Codec, trajectory: &Trajectory) -> Result<bool, AgentError> {
+    if trajectory.tokens.is_empty() {
+        return Ok(false);
+    }
+    let turns = &trajectory.messages;
+    let is_action = |message: &Message| message.role == Role::Assistant;
+    // The record ends with the agent's last word.
+    let end = turns.iter().rposition(|turn| is_action(&turn.message));
+    let turns = &turns[..end.map_or(0, |last| last + 1)];
+    let messages: Vec<Message> = turns.iter().map(|turn| turn.message.clone()).collect();
+    let again = Tokens::from_dialogue(codec, &messages, &trajectory.tools)?;
+    let again = again.iter().map(Tokens::ids);
+    let recorded = trajectory
+        .tokens
+        .iter()
+        .filter(|record| record.action.contains(&1));
+    Ok(!again.eq(recorded.map(|record| record.ids.as_slice())))
+}

@@ -1,0 +1,159 @@
+//! What stands between an episode and a run: an environment that is not believed, and a policy whose time is
+//! taken.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use socratiq_envs::{
+    EnvError, Environment, EpisodeSeed, Facts, Message, Observation, Policy, Result, Step,
+    TokenRecord, async_trait,
+};
+
+use super::SUCCESS;
+
+/// The longest answer of an environment, as bytes of JSON: far more than any context holds, and far less than
+/// memory does.
+const LONGEST_ANSWER: usize = 4 << 20;
+/// The most an environment may say in an episode, as bytes of JSON.
+const LONGEST_EPISODE: usize = 64 << 20;
+
+/// An environment whose every answer is looked at, and whose time is limited even if it never waits.
+pub(super) struct Guarded {
+    environment: Box<dyn Environment>,
+    deadline: Instant,
+    /// Bytes said so far.
+    said: usize,
+    /// Whether the task was solved, as far as its facts say.
+    success: Option<bool>,
+}
+
+impl Guarded {
+    pub(super) fn new(environment: Box<dyn Environment>, deadline: Instant) -> Self {
+        Self {
+            environment,
+            deadline,
+            said: 0,
+            success: None,
+        }
+    }
+
+    /// Whether the task was solved; none where the task's facts have no field `success`. A task that knows
+    /// success and came to no verdict was not solved.
+    pub(super) fn success(&self) -> Option<bool> {
+        self.success
+    }
+
+    fn check(&mut self, observation: &Observation) -> Result<()> {
+        if Instant::now() >= self.deadline {
+            return Err(EnvError::Invalid("its time is up".to_owned()));
+        }
+        let mut bytes = ByteCount(0);
+        let counted = serde_json::to_writer(&mut bytes, &observation.messages);
+        self.said += bytes.0;
+        if counted.is_err() || self.said > LONGEST_EPISODE {
+            return Err(EnvError::Invalid(format!(
+                "the environment says more than {} MiB",
+                if counted.is_err() {
+                    LONGEST_ANSWER
+                } else {
+                    LONGEST_EPISODE
+                } >> 20
+            )));
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, facts: &Facts) -> Result<()> {
+        let json = serde_json::to_value(facts)
+            .map_err(|error| EnvError::failed("the environment's facts", error))?;
+        match json.get(SUCCESS) {
+            None => {}
+            Some(Value::Bool(success)) => self.success = Some(*success),
+            Some(_) => self.success = Some(false),
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Environment for Guarded {
+    async fn reset(&mut self, seed: EpisodeSeed) -> Result<Observation> {
+        let observation = self.environment.reset(seed).await?;
+        self.check(&observation)?;
+        Ok(observation)
+    }
+
+    async fn step(&mut self, action: Message) -> Result<Step> {
+        let step = self.environment.step(action).await?;
+        self.check(&step.observation)?;
+        self.learn(&step.facts)?;
+        check_rewards(&step)?;
+        Ok(step)
+    }
+}
+
+fn check_rewards(step: &Step) -> Result<()> {
+    let others = step.other_rewards.iter().map(|(_, reward)| reward);
+    match others.chain([&step.reward]).find(|r| !r.is_finite()) {
+        Some(reward) => Err(EnvError::Invalid(format!(
+            "the environment's reward is {reward}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Counts what is written, and refuses more than [`LONGEST_ANSWER`].
+struct ByteCount(usize);
+
+impl io::Write for ByteCount {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        match self.0 <= LONGEST_ANSWER {
+            true => Ok(bytes.len()),
+            false => Err(io::ErrorKind::FileTooLarge.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A policy whose time is taken.
+pub(super) struct Timed {
+    policy: Box<dyn Policy>,
+    time: Duration,
+}
+
+impl Timed {
+    pub(super) fn new(policy: Box<dyn Policy>) -> Self {
+        Self {
+            policy,
+            time: Duration::ZERO,
+        }
+    }
+
+    /// Seconds spent acting.
+    pub(super) fn seconds(&self) -> f64 {
+        self.time.as_secs_f64()
+    }
+}
+
+#[async_trait]
+impl Policy for Timed {
+    async fn begin(&mut self, seed: EpisodeSeed) -> Result<()> {
+        self.policy.begin(seed).await
+    }
+
+    async fn act(&mut self, observation: &Observation) -> Result<Message> {
+        let start = Instant::now();
+        let action = self.policy.act(observation).await;
+        self.time += start.elapsed();
+        action
+    }
+
+    fn token_records(&self) -> Vec<TokenRecord> {
+        self.policy.token_records()
+    }
+}

@@ -1,0 +1,90 @@
+//! `Source`: who plays, as the command line says it.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Map;
+use socratiq_agents::LanguageModel;
+use socratiq_agents::model::Weights;
+use socratiq_envs::elicitation::Style;
+
+use super::{MakePolicy, ModelThread};
+use crate::endpoint::{Endpoint, EndpointOptions};
+use crate::{Planner, Task, model_path};
+
+/// Where actions come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A scripted policy of the task, by its name.
+    Baseline(String),
+    /// A model on this machine.
+    Model(ModelThread),
+    /// A model behind an OpenAI-compatible server.
+    Endpoint(Endpoint),
+}
+
+/// What a language model is told beside its planner.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceOptions {
+    /// The longest turn, in tokens.
+    pub max_tokens: usize,
+    /// How an endpoint is asked.
+    pub endpoint: EndpointOptions,
+}
+
+impl Source {
+    /// Opens `spec`: a baseline's name, `https://host/v1#model`, or what [`model_path::resolve`] knows.
+    ///
+    /// # Errors
+    /// When there is no such model, or it cannot be opened.
+    pub fn open(spec: &str, options: SourceOptions) -> Result<Self> {
+        if Style::ALL.iter().any(|style| style.name() == spec) {
+            return Ok(Self::Baseline(spec.to_owned()));
+        }
+        if spec.starts_with("https://") || spec.starts_with("http://") {
+            return Ok(Self::Endpoint(Endpoint::new(spec, options.endpoint)?));
+        }
+        let path = model_path::resolve(spec)?;
+        let model = LanguageModel::open(&path, Weights::Quantised, &Map::new())?;
+        Ok(Self::Model(ModelThread::of(&model)?))
+    }
+
+    /// True if planners make a difference to it.
+    pub fn plans(&self) -> bool {
+        !matches!(self, Self::Baseline(_))
+    }
+
+    /// The policies that play `task`.
+    ///
+    /// # Errors
+    /// When the task has no such baseline, or an endpoint cannot follow the planner.
+    pub fn policies(
+        &self,
+        task: &Task,
+        planner: Planner,
+        options: SourceOptions,
+    ) -> Result<MakePolicy> {
+        let max_tokens = options.max_tokens;
+        Ok(match self {
+            Self::Baseline(name) => {
+                let mut baselines = task.baselines().into_iter();
+                let found = baselines.find(|(found, _)| found == name);
+                let (_, questioner) =
+                    found.with_context(|| format!("`{}` has no policy `{name}`", task.name()))?;
+                Arc::new(move |_| Box::new(questioner.clone()))
+            }
+            Self::Model(model) => {
+                let model = model.clone();
+                Arc::new(move |sample| Box::new(model.policy(planner, max_tokens, sample)))
+            }
+            Self::Endpoint(endpoint) => {
+                let Planner::Tokens(sampling) = planner;
+                if sampling.top_k > 0 || sampling.min_p > 0.0 {
+                    bail!("an endpoint knows temperature and top_p, but no other filter");
+                }
+                let endpoint = endpoint.reconnected()?;
+                Arc::new(move |sample| Box::new(endpoint.policy(sampling, max_tokens, sample)))
+            }
+        })
+    }
+}

@@ -1,0 +1,498 @@
+//! Rollouts: equal at any concurrency, and no episode costs the run.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use socratiq::agents::kernels::Activation;
+use socratiq::agents::model::{Decoder, Family, ModelConfig, NormKind, Positions};
+use socratiq::agents::{ByteCodec, Codec, Sampling};
+use socratiq::envs::{
+    EnvError, Environment, EpisodeSeed, Message, Observation, Policy, RunSeed, Split, Step,
+    Trajectory, TurnLimit,
+};
+use socratiq::rollouts::{Failure, Key, ModelThread, Played, Rollouts, drifted};
+use socratiq::{Planner, Task};
+
+use crate::support::{fails, socratiq, succeeds};
+
+/// A decoder over bytes with random weights.
+fn small_decoder(hidden_size: usize, num_layers: usize, context_length: usize) -> Arc<Decoder> {
+    let config = ModelConfig {
+        family: Family::Llama,
+        vocab_size: ByteCodec::VOCABULARY,
+        hidden_size,
+        num_layers,
+        num_heads: 2,
+        num_kv_heads: 1,
+        head_dim: hidden_size / 2,
+        intermediate_size: 2 * hidden_size,
+        context_length,
+        norm: NormKind::Rms,
+        norm_eps: 1e-5,
+        positions: Positions::Rotary {
+            theta: 10_000.0,
+            rotary_dim: hidden_size / 2,
+            scaling: None,
+        },
+        sliding_window: None,
+        activation: Activation::SwiGlu,
+        qkv_bias: false,
+        attention_output_bias: false,
+        mlp_bias: false,
+        qk_norm: false,
+        parallel_residual: false,
+        tie_embeddings: true,
+    };
+    Arc::new(Decoder::random(config, &mut RunSeed(3).stream("weights")).unwrap())
+}
+
+fn small_model() -> ModelThread {
+    ModelThread::start(small_decoder(32, 2, 4096), Arc::new(ByteCodec)).unwrap()
+}
+
+fn keys(count: u64, samples: u32) -> Vec<Key> {
+    Key::of_run(RunSeed(5), Split::Train, count, samples)
+}
+
+/// Rollouts in elicitation with a model of random weights.
+fn with_model(model: &ModelThread, concurrency: usize) -> Rollouts {
+    let task: Task = "elicitation:turn_limit=5,noise=0.2".parse().unwrap();
+    let model = model.clone();
+    let planner = Planner::Tokens(Sampling::default());
+    let policy =
+        Arc::new(move |sample| -> Box<dyn Policy> { Box::new(model.policy(planner, 12, sample)) });
+    Rollouts {
+        concurrency,
+        ..Rollouts::new(&task, "elicitation", policy)
+    }
+}
+
+fn trajectories(played: &[Played]) -> Vec<Trajectory> {
+    let one = |played: &Played| played.result.clone().unwrap().trajectory;
+    played.iter().map(one).collect()
+}
+
+#[test]
+fn trajectories_are_equal_at_any_concurrency() {
+    let model = small_model();
+    let keys = keys(70, 1);
+    let alone = trajectories(&with_model(&model, 1).collect(&keys).unwrap());
+    // A log-probability of the record that is off by a bit makes them differ.
+    for concurrency in [8, 64] {
+        let together = trajectories(&with_model(&model, concurrency).collect(&keys).unwrap());
+        assert!(alone == together, "concurrency {concurrency}");
+    }
+    let seeds: Vec<_> = alone.iter().map(|t| t.seed.unwrap()).collect();
+    assert_eq!(seeds, keys.iter().map(|key| key.seed).collect::<Vec<_>>());
+    assert_ne!(alone[0].messages[2], alone[1].messages[2]);
+}
+
+#[test]
+fn records_hold_the_tokens_as_they_were_chosen() {
+    let model = small_model();
+    for trajectory in trajectories(&with_model(&model, 8).collect(&keys(8, 1)).unwrap()) {
+        let [record] = &trajectory.tokens[..] else {
+            panic!("{} records", trajectory.tokens.len());
+        };
+        assert_eq!(record.ids.len(), record.action.len());
+        assert_eq!(record.ids.len(), record.logprob.len());
+        for (action, logprob) in record.action.iter().zip(&record.logprob) {
+            assert_eq!(*action == 1, logprob.is_some());
+        }
+        // The first stretch of the agent's tokens spells its first message.
+        let start = record.action.iter().position(|a| *a == 1).unwrap();
+        let rest = &record.ids[start..];
+        let end = rest.iter().position(|id| ByteCodec.is_end_of_turn(*id));
+        let said = ByteCodec.decode_action(&rest[..end.unwrap()]).unwrap();
+        assert_eq!(said, trajectory.messages[2].message);
+    }
+}
+
+#[test]
+fn samples_of_a_seed_share_the_world_and_nothing_else() {
+    let model = small_model();
+    let keys = keys(2, 3);
+    let all = trajectories(&with_model(&model, 6).collect(&keys).unwrap());
+    assert_eq!(all[0].seed, all[2].seed);
+    assert_eq!(all[0].messages[1], all[2].messages[1]);
+    assert_ne!(all[0].messages[2], all[1].messages[2]);
+    assert_ne!(all[1].messages[2], all[2].messages[2]);
+    assert_eq!(all[2].id, format!("{}-2", all[0].id));
+    for (key, trajectory) in keys.iter().zip(&all) {
+        assert_eq!(Key::of_trajectory(trajectory), Some(*key));
+    }
+}
+
+#[test]
+fn drift_is_seen() {
+    let model = small_model();
+    let all = trajectories(&with_model(&model, 8).collect(&keys(8, 1)).unwrap());
+    // Ids that are no text, and bytes that are no characters, are not what their text gives.
+    let drift: Vec<bool> = all
+        .iter()
+        .map(|t| drifted(&ByteCodec, t).unwrap())
+        .collect();
+    assert!(drift.contains(&true), "a random model writes no clean text");
+    let mut clean = all[0].clone();
+    let messages: Vec<Message> = clean
+        .messages
+        .iter()
+        .map(|turn| turn.message.clone())
+        .collect();
+    let last = messages
+        .iter()
+        .rposition(|m| m.role == socratiq::envs::Role::Assistant);
+    let states =
+        socratiq::agents::Tokens::from_dialogue(&ByteCodec, &messages[..=last.unwrap()], &[]);
+    clean.tokens[0].ids = states.unwrap()[0].ids().to_vec();
+    assert!(!drifted(&ByteCodec, &clean).unwrap());
+    clean.tokens[0].ids[3] += 1;
+    assert!(drifted(&ByteCodec, &clean).unwrap());
+}
+
+#[test]
+fn a_context_that_is_full_is_a_failure_that_says_so() {
+    let model = ModelThread::start(small_decoder(32, 1, 300), Arc::new(ByteCodec)).unwrap();
+    let played = with_model(&model, 4).collect(&keys(6, 1)).unwrap();
+    let failed = played.iter().filter_map(|one| one.result.as_ref().err());
+    let failures: Vec<String> = failed.map(ToString::to_string).collect();
+    assert!(!failures.is_empty());
+    for failure in failures {
+        assert!(
+            failure.contains("do not fit the model's context of 300"),
+            "{failure}"
+        );
+    }
+}
+
+/// How an environment misbehaves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Panics,
+    Hangs,
+    BlocksItsThread,
+    NeverEnds,
+    SaysTooMuch,
+    RewardsWithoutNumber,
+    WaitsForAnotherAgent,
+    Fails,
+}
+
+/// Misbehaves in one episode and is well in all others.
+struct Faulty {
+    fault: Fault,
+    bad: EpisodeSeed,
+    is_bad: bool,
+    release: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl Environment for Faulty {
+    async fn reset(&mut self, seed: EpisodeSeed) -> socratiq::envs::Result<Observation> {
+        self.is_bad = seed == self.bad;
+        Ok(Observation::new(vec![Message::user("Hello?")]))
+    }
+
+    async fn step(&mut self, _action: Message) -> socratiq::envs::Result<Step> {
+        let reply = vec![Message::user("Yes.")];
+        if !self.is_bad {
+            return Ok(Step::terminated(reply, 1.0));
+        }
+        match self.fault {
+            Fault::Panics => panic!("the user fell over"),
+            Fault::Hangs => std::future::pending().await,
+            Fault::BlocksItsThread => {
+                while !self.release.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Ok(Step::terminated(reply, 1.0))
+            }
+            Fault::NeverEnds => Ok(Step::reply(vec![], 0.0)),
+            Fault::SaysTooMuch => {
+                let flood = "x".repeat(100 << 20);
+                Ok(Step::reply(vec![Message::user(flood)], 0.0))
+            }
+            Fault::RewardsWithoutNumber => Ok(Step::reply(reply, f64::NAN)),
+            Fault::WaitsForAnotherAgent => {
+                let mut step = Step::reply(reply, 0.0);
+                step.observation.agent = socratiq::envs::AgentId(7);
+                Ok(step)
+            }
+            Fault::Fails => Err(EnvError::failed("the shop's database", "no route to host")),
+        }
+    }
+}
+
+/// Says the same again and again.
+struct Parrot;
+
+#[async_trait]
+impl Policy for Parrot {
+    async fn begin(&mut self, _seed: EpisodeSeed) -> socratiq::envs::Result<()> {
+        Ok(())
+    }
+
+    async fn act(&mut self, _observation: &Observation) -> socratiq::envs::Result<Message> {
+        Ok(Message::assistant("Hello."))
+    }
+}
+
+#[track_caller]
+fn check_fault(fault: Fault, expected: impl Fn(&Failure) -> bool) {
+    let keys = keys(12, 1);
+    let (bad, release) = (keys[4].seed, Arc::new(AtomicBool::new(false)));
+    let task: Task = "bandit".parse().unwrap();
+    let in_environment = release.clone();
+    let rollouts = Rollouts {
+        environment: Arc::new(move || {
+            Ok(Box::new(Faulty {
+                fault,
+                bad,
+                is_bad: false,
+                release: in_environment.clone(),
+            }))
+        }),
+        concurrency: 2,
+        timeout: Duration::from_millis(400),
+        ..Rollouts::new(&task, "faulty", Arc::new(|_| Box::new(Parrot)))
+    };
+    let start = Instant::now();
+    let played = rollouts.collect(&keys).unwrap();
+    release.store(true, Ordering::Relaxed);
+    assert!(start.elapsed() < Duration::from_secs(20), "{fault:?}");
+    assert_eq!(played.len(), 12, "{fault:?}");
+    for one in &played {
+        match &one.result {
+            Ok(finished) => {
+                assert_ne!(one.key.seed, bad, "{fault:?}");
+                assert_eq!(finished.trajectory.return_, 1.0);
+            }
+            Err(failure) => {
+                assert_eq!(one.key.seed, bad, "{fault:?}: {failure}");
+                assert!(expected(failure), "{fault:?}: {failure:?}");
+            }
+        }
+    }
+    assert_eq!(played.iter().filter(|one| one.result.is_err()).count(), 1);
+}
+
+#[test]
+fn a_misbehaving_environment_costs_one_episode_with_a_reason() {
+    let error = |expected: &'static str| move |failure: &Failure| matches!(failure, Failure::Error(e) if e.contains(expected));
+    let timeout = |expected: &'static str| move |failure: &Failure| matches!(failure, Failure::Timeout(e) if e.contains(expected));
+    check_fault(Fault::Panics, |failure| {
+        *failure == Failure::Panic("the user fell over".to_owned())
+    });
+    check_fault(Fault::Hangs, timeout("no ending within 400ms"));
+    check_fault(Fault::NeverEnds, timeout("no ending within 400ms"));
+    check_fault(Fault::BlocksItsThread, timeout("its thread is blocked"));
+    check_fault(Fault::SaysTooMuch, error("says more than 4 MiB"));
+    check_fault(Fault::RewardsWithoutNumber, error("reward is NaN"));
+    check_fault(Fault::WaitsForAnotherAgent, error("agent 7 is to act"));
+    check_fault(Fault::Fails, error("the shop's database: no route to host"));
+}
+
+#[test]
+fn a_run_that_is_told_to_stop_hands_over_what_ended() {
+    let task: Task = "bandit".parse().unwrap();
+    let rollouts = Rollouts::new(&task, "bandit", Arc::new(|_| Box::new(Parrot)));
+    let (stop, mut ended) = (AtomicBool::new(false), 0);
+    let stopped = rollouts.run(&keys(1000, 1), &stop, |_| {
+        ended += 1;
+        stop.store(ended == 20, Ordering::Relaxed);
+        Ok(())
+    });
+    stopped.unwrap();
+    assert_eq!(ended, 20);
+}
+
+#[test]
+fn an_endless_dialogue_is_cut_by_its_size() {
+    // Every answer is below the limit for one, and none of them ends the episode.
+    struct Chatty;
+    #[async_trait]
+    impl Environment for Chatty {
+        async fn reset(&mut self, _seed: EpisodeSeed) -> socratiq::envs::Result<Observation> {
+            Ok(Observation::new(vec![]))
+        }
+        async fn step(&mut self, _action: Message) -> socratiq::envs::Result<Step> {
+            Ok(Step::reply(vec![Message::user("x".repeat(1 << 20))], 0.0))
+        }
+    }
+    let task: Task = "bandit".parse().unwrap();
+    let rollouts = Rollouts {
+        environment: Arc::new(|| Ok(Box::new(TurnLimit::new(Chatty, 1000)))),
+        ..Rollouts::new(&task, "chatty", Arc::new(|_| Box::new(Parrot)))
+    };
+    let played = rollouts.collect(&keys(1, 1)).unwrap();
+    let failure = played[0].result.as_ref().unwrap_err().to_string();
+    assert!(failure.contains("says more than 64 MiB"), "{failure}");
+}
+
+fn rollout_command<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let fixed = [
+        "rollout",
+        "--model",
+        "mediocre",
+        "--env",
+        "elicitation",
+        "--out",
+        out,
+    ];
+    [&fixed[..], more].concat()
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn the_command_writes_equal_files_and_goes_on_with_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (whole, parts) = (path("whole.jsonl"), path("parts.jsonl"));
+    let (whole_name, parts_name) = (whole.to_str().unwrap(), parts.to_str().unwrap());
+    let out = succeeds(
+        &rollout_command(whole_name, &["--episodes", "40", "--concurrency", "1"]),
+        "",
+    );
+    let summary: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(summary["episodes"], 40);
+    assert_eq!(
+        (&summary["played"], &summary["failures"]),
+        (&json!(40), &json!(0))
+    );
+    let all = lines(&whole);
+    assert_eq!(all[0]["env"], "elicitation");
+    assert_eq!(all[0]["metadata"]["model"], "mediocre");
+    let solved = all
+        .iter()
+        .filter(|line| line["metadata"]["success"] == true)
+        .count();
+    assert_eq!(summary["success"]["mean"], json!(solved as f64 / 40.0));
+
+    // Fifteen episodes, then a run that dies while it writes the sixteenth.
+    succeeds(
+        &rollout_command(parts_name, &["--episodes", "15", "--concurrency", "8"]),
+        "",
+    );
+    let mut file = std::fs::File::options().append(true).open(&parts).unwrap();
+    file.write_all(b"{\"id\":\"12345\",\"env\":\"elic").unwrap();
+    drop(file);
+    let out = succeeds(
+        &rollout_command(parts_name, &["--episodes", "40", "--concurrency", "64"]),
+        "",
+    );
+    let summary: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&summary["played"], &summary["episodes"]),
+        (&json!(25), &json!(40))
+    );
+    assert_eq!(
+        std::fs::read(&whole).unwrap(),
+        std::fs::read(&parts).unwrap()
+    );
+
+    // What it wrote is what the other commands read.
+    let prefs = path("prefs.jsonl");
+    let (prefs_name, rule) = (prefs.to_str().unwrap(), "best-worst:group=all");
+    succeeds(
+        &["pairs", whole_name, "--rule", rule, "--out", prefs_name],
+        "",
+    );
+    assert_eq!(lines(&prefs).len(), 1);
+
+    let other = [
+        "rollout",
+        "--model",
+        "random",
+        "--env",
+        "elicitation",
+        "--episodes",
+        "40",
+    ];
+    fails(
+        &[&other[..], &["--out", whole_name]].concat(),
+        "its model is \"mediocre\", not \"random\"",
+    );
+    std::fs::write(&parts, "{\"id\": 3}\n").unwrap();
+    fails(
+        &rollout_command(parts_name, &["--episodes", "4"]),
+        "line 1: ",
+    );
+}
+
+#[test]
+fn a_run_that_is_killed_loses_no_finished_episode() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("killed.jsonl");
+    let name = path.to_str().unwrap();
+    let arguments = rollout_command(name, &["--episodes", "3000"]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_socratiq"))
+        .args(&arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let written = || std::fs::read_to_string(&path).unwrap_or_default();
+    let start = Instant::now();
+    while written().lines().count() < 20 && start.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let before = written();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let after = written();
+    assert!(before.lines().count() >= 20 && after.starts_with(&before));
+    let whole = after
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .count();
+    let output = socratiq(&rollout_command(name, &["--episodes", "200"]), "");
+    assert!(output.status.success());
+    // It played those of the first 200 that were not there.
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let episodes = summary["episodes"].as_u64().unwrap() as usize;
+    assert_eq!(
+        whole + summary["played"].as_u64().unwrap() as usize,
+        episodes
+    );
+    assert_eq!(lines(&path).len(), episodes);
+}
+
+#[test]
+fn ctrl_c_keeps_what_is_finished() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("interrupted.jsonl");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_socratiq"))
+        .args(rollout_command(
+            path.to_str().unwrap(),
+            &["--episodes", "1000000"],
+        ))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !path.exists() || std::fs::metadata(&path).unwrap().len() == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let interrupt = ["-INT", &child.id().to_string()];
+    assert!(
+        Command::new("kill")
+            .args(interrupt)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!lines(&path).is_empty());
+}
