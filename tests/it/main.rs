@@ -16,6 +16,7 @@ mod files;
 mod logs;
 mod models;
 mod objectives;
+mod planning;
 mod support;
 mod tidy;
 mod token_level;

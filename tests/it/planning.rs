@@ -1,0 +1,3 @@
+//! Planners against their oracles: mctx's trees, `transformers`' beams, exact solutions, and each other.
+
+mod search;
