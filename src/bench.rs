@@ -2,5 +2,6 @@
 
 pub mod generation;
 mod machine;
+pub mod plan;
 
 pub use machine::{Machine, peak_memory_gb};

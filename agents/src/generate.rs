@@ -196,7 +196,7 @@ impl Generator {
     /// When a draft no longer fits the context, or has nothing to read.
     pub fn read(&mut self, drafts: &mut [&mut Draft]) -> Result<&[f32]> {
         let mut steps: Vec<(&mut Cache, &[u32])> =
-            drafts.iter_mut().map(|draft| draft.to_read()).collect();
+            drafts.iter_mut().map(|draft| draft.pending()).collect();
         let logits = self
             .decoder
             .extend(&mut steps, self.adapters, &mut self.memory)?;

@@ -4,7 +4,9 @@
 
 mod beam;
 mod draft;
+mod export;
 mod gumbel;
+mod message;
 mod objective;
 mod puct;
 mod qtransform;
@@ -16,10 +18,11 @@ mod turn;
 pub use beam::{BeamRules, Beams, EarlyStopping, Found, Grow, Successor, beam_search};
 pub use draft::Draft;
 pub use gumbel::Gumbel;
+pub use message::{MessagePlanner, ModelSpeaker, PlannedMessage, Speaker, plan_message};
 pub use objective::Objective;
 pub use puct::Puct;
 pub use qtransform::QTransform;
-pub use search::{Backup, Evaluator, Leaf, Limits, Select, search};
+pub use search::{Backup, Evaluator, Leaf, Limits, Search, Select, search};
 pub use tree::{Candidate, Evaluation, Node, NodeId, Tree};
 pub use trie::{Step, Trie};
 pub use turn::{

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use socratiq::agents::kernels::Activation;
 use socratiq::agents::model::{Decoder, Family, ModelConfig, NormKind, Positions, Weights};
-use socratiq::bench::{Machine, generation, peak_memory_gb};
+use socratiq::bench::{self as measure, Machine, generation, peak_memory_gb};
 use socratiq::envs::RunSeed;
 use socratiq::model_path;
 
@@ -17,6 +17,8 @@ use socratiq::model_path;
 pub(crate) enum Bench {
     /// Prefill and decoding
     Generate(GenerateOptions),
+    /// Beams, tree search, and the search itself
+    Plan(PlanOptions),
 }
 
 /// How to measure generation.
@@ -36,10 +38,34 @@ pub(crate) struct GenerateOptions {
     peer: Option<PathBuf>,
 }
 
+/// How to measure planning.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanOptions {
+    /// Random weights of a known shape
+    #[arg(long, default_value = "smollm2-135m", conflicts_with = "model")]
+    shape: String,
+    /// A real model instead
+    #[arg(long)]
+    model: Option<String>,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 256)]
+    prompt: usize,
+    /// Tokens that beams write
+    #[arg(long, default_value_t = 64)]
+    new: usize,
+    /// Nodes of the tree whose memory is measured
+    #[arg(long, default_value_t = 10_000)]
+    nodes: usize,
+    /// Python of an environment with `transformers` to compare with
+    #[arg(long, value_name = "PYTHON")]
+    peer: Option<PathBuf>,
+}
+
 /// Measures and prints JSON.
 pub(crate) fn bench(bench: &Bench) -> Result<()> {
     let result = match bench {
         Bench::Generate(options) => generate(options)?,
+        Bench::Plan(options) => plan(options)?,
     };
     writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&result)?)?;
     Ok(())
@@ -75,6 +101,47 @@ fn generate(options: &GenerateOptions) -> Result<Value> {
         let model = path.as_ref().map(|path| path.display().to_string());
         let request = json!({"shape": options.shape, "model": model, "prefill": options.prefill});
         result["peer"] = peer(python, "generate.py", &request)?;
+    }
+    Ok(result)
+}
+
+fn plan(options: &PlanOptions) -> Result<Value> {
+    let path = options
+        .model
+        .as_deref()
+        .map(model_path::resolve)
+        .transpose()?;
+    let decoder = match &path {
+        Some(path) => Decoder::open(path, Weights::Quantised)?,
+        None => Decoder::random(shape(&options.shape)?, &mut RunSeed(0).stream("bench"))?,
+    };
+    let request = measure::plan::Request {
+        prompt_tokens: options.prompt.max(1),
+        new_tokens: options.new.max(1),
+        tree_nodes: options.nodes.max(2),
+    };
+    let measured = measure::plan::measure(decoder, request)?;
+    let model = path.as_ref().map(|path| path.display().to_string());
+    let mut result = json!({"shape": model.as_ref().unwrap_or(&options.shape)});
+    merge(&mut result, json!(measured));
+    if let Some(python) = &options.peer {
+        let request = json!({
+            "shape": options.shape,
+            "model": model,
+            "prompt_tokens": request.prompt_tokens,
+            "new_tokens": request.new_tokens,
+        });
+        let peer = peer(python, "plan.py", &request)?;
+        let mut speedup = Map::new();
+        for rate in [
+            "tokens_per_second_of_5_beams",
+            "tokens_per_second_of_16_beams",
+        ] {
+            if let (Some(own), Some(peers)) = (result[rate].as_f64(), peer[rate].as_f64()) {
+                speedup.insert(rate.to_owned(), (own / peers).into());
+            }
+        }
+        merge(&mut result, json!({"peer": peer, "speedup": speedup}));
     }
     Ok(result)
 }

@@ -1,6 +1,8 @@
 //! Planners against their oracles: mctx's trees, `transformers`' beams, exact solutions, and each other.
 
 mod beams;
+mod exports;
+mod messages;
 mod search;
 mod turns;
 
@@ -21,7 +23,7 @@ impl Codec for Ids {
         _: &[Tool],
         _: bool,
     ) -> Result<Prompt, AgentError> {
-        Ok(Prompt::Append(Vec::new()))
+        Ok(Prompt::Append(vec![7]))
     }
 
     fn encode_action(

@@ -159,13 +159,11 @@ pub fn beam_search<G: Grow>(
         let mut running = 0;
         best.retain(|(_, successor)| {
             place += 1;
-            match ends(successor) {
-                true => place <= width,
-                false => {
-                    running += 1;
-                    running <= width
-                }
+            if ends(successor) {
+                return place <= width;
             }
+            running += 1;
+            running <= width
         });
         let parents = nodes.clone();
         nodes = best

@@ -55,10 +55,12 @@ impl Draft {
         self.turn.iter().map(|(_, logprob)| logprob).sum()
     }
 
-    pub(crate) fn to_read(&mut self) -> (&mut Cache, &[u32]) {
+    /// Its memory, and the tokens that this does not hold yet.
+    pub(crate) fn pending(&mut self) -> (&mut Cache, &[u32]) {
         (&mut self.cache, &self.unread)
     }
 
+    /// Its memory holds all tokens now.
     pub(crate) fn was_read(&mut self) {
         self.unread.clear();
     }

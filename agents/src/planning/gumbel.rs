@@ -7,7 +7,7 @@ use socratiq_envs::Stream;
 
 use super::puct::argmax;
 use super::qtransform::QTransform;
-use super::search::{Backup, Evaluator, Limits, Select, search};
+use super::search::{Backup, Evaluator, Limits, Search, Select, search};
 use super::tree::{Candidate, Evaluation, NodeId, Tree};
 use crate::error::Result;
 
@@ -63,11 +63,19 @@ impl Gumbel {
         evaluator: &mut dyn Evaluator,
         interrupted: &dyn Fn() -> bool,
     ) -> Result<Tree> {
+        search(self.begin(root, noise)?, evaluator, interrupted)
+    }
+
+    /// The search before its first simulation, for whoever evaluates leaves in a way of their own.
+    ///
+    /// # Errors
+    /// When a number of the root is not finite.
+    pub fn begin(&self, root: &Evaluation, noise: &[f64]) -> Result<Search<impl Select + use<>>> {
         let valid = (root.candidates.iter())
             .filter(|(_, logit)| *logit > f64::NEG_INFINITY)
             .count();
         let considered = self.max_num_considered_actions.min(valid);
-        let mut select = Selection {
+        let select = Selection {
             options: *self,
             noise: noise.iter().map(|x| x * self.gumbel_scale).collect(),
             considered_visits: considered_visits(considered, self.num_simulations),
@@ -79,7 +87,7 @@ impl Gumbel {
             batch: self.batch,
             backup: self.backup,
         };
-        search(root, evaluator, &mut select, limits, interrupted)
+        Search::new(root, select, limits)
     }
 
     /// Standard Gumbel noise for `count` candidates.

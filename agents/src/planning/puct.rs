@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use socratiq_envs::Stream;
 
 use super::qtransform::QTransform;
-use super::search::{Backup, Evaluator, Limits, Select, search};
+use super::search::{Backup, Evaluator, Limits, Search, Select, search};
 use super::tree::{Evaluation, NodeId, Tree};
 use crate::error::Result;
 
@@ -72,11 +72,11 @@ impl Puct {
             batch: self.batch,
             backup: self.backup,
         };
-        let mut select = Selection {
+        let select = Selection {
             options: *self,
             q_values: Vec::new(),
         };
-        search(root, evaluator, &mut select, limits, interrupted)
+        search(Search::new(root, select, limits)?, evaluator, interrupted)
     }
 
     /// Dirichlet noise for `count` candidates.

@@ -86,69 +86,117 @@ pub enum Backup {
 ///
 /// # Errors
 /// When the evaluator fails, or gives a number that is not finite.
-pub fn search(
-    root: &Evaluation,
+pub fn search<S: Select>(
+    mut search: Search<S>,
     evaluator: &mut dyn Evaluator,
-    select: &mut impl Select,
-    limits: Limits,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Tree> {
-    check(root)?;
-    let mut tree = Tree::new(root);
-    tree.reserve(limits.num_simulations.min(1 << 16));
-    let max_depth = limits.max_depth.unwrap_or(limits.num_simulations).max(1);
-    let mut done = 0;
-    let mut paths = Paths::default();
-    let mut leaves = Vec::new();
-    while done < limits.num_simulations && !interrupted() {
-        let wanted = limits.batch.max(1).min(limits.num_simulations - done);
-        // 1. Simulate: paths to leaves that no other simulation under way leads to.
+    while !interrupted() && search.advance() {
+        let evaluations = match search.leaves.is_empty() {
+            true => Vec::new(),
+            false => evaluator.evaluate(&search.tree, &search.leaves)?,
+        };
+        search.expand(&evaluations)?;
+    }
+    Ok(search.tree)
+}
+
+/// A search under way, for whoever evaluates leaves in a way of their own: while [`Self::advance`] says true,
+/// [`Self::leaves`] are to be evaluated and given to [`Self::expand`]. [`search()`] is that loop.
+#[derive(Debug)]
+pub struct Search<S> {
+    tree: Tree,
+    select: S,
+    limits: Limits,
+    /// Simulations that are done.
+    done: usize,
+    /// Those under way.
+    paths: Paths,
+    leaves: Vec<Leaf>,
+}
+
+impl<S: Select> Search<S> {
+    /// A search that has not begun.
+    ///
+    /// # Errors
+    /// When a number of the root is not finite.
+    pub fn new(root: &Evaluation, select: S, limits: Limits) -> Result<Self> {
+        check(root)?;
+        let mut tree = Tree::new(root);
+        tree.reserve(limits.num_simulations.min(1 << 16));
+        Ok(Self {
+            tree,
+            select,
+            limits,
+            done: 0,
+            paths: Paths::default(),
+            leaves: Vec::new(),
+        })
+    }
+
+    /// Simulates: goes down to leaves that no other simulation under way leads to. False when all simulations are
+    /// done, or there is nowhere to go.
+    pub fn advance(&mut self) -> bool {
+        let left = self.limits.num_simulations - self.done;
+        let wanted = self.limits.batch.max(1).min(left);
+        let max_depth = self.limits.max_depth.unwrap_or(self.limits.num_simulations);
+        let (tree, paths) = (&mut self.tree, &mut self.paths);
         paths.clear();
-        leaves.clear();
-        while paths.len() < wanted && (paths.is_empty() || select.goes_on(&tree)) {
-            match simulate(&tree, select, max_depth, &mut paths) {
+        self.leaves.clear();
+        while paths.len() < wanted && (paths.is_empty() || self.select.goes_on(tree)) {
+            match simulate(tree, &mut self.select, max_depth.max(1), paths) {
                 Reached::Nothing => break,
                 Reached::Visited => {}
-                Reached::Leaf(parent, slot) => leaves.push(Leaf {
+                Reached::Leaf(parent, slot) => self.leaves.push(Leaf {
                     parent,
                     action: tree.candidates(parent)[slot].action,
-                    node: NodeId::new(tree.len() + leaves.len()),
+                    node: NodeId::new(tree.len() + self.leaves.len()),
                 }),
             }
             if wanted > 1 {
-                paths.count_last(&mut tree, 1);
+                paths.count(paths.len() - 1, tree, 1);
             }
         }
-        if paths.is_empty() {
-            break;
-        }
         if wanted > 1 {
-            (0..paths.len()).for_each(|path| paths.count(path, &mut tree, u32::MAX));
+            // Visits were counted only to lead simulations apart.
+            (0..paths.len()).for_each(|path| paths.count(path, tree, u32::MAX));
         }
-        // 2. Expand: all leaves at once.
-        let evaluations = match leaves.is_empty() {
-            true => Vec::new(),
-            false => evaluator.evaluate(&tree, &leaves)?,
-        };
-        if evaluations.len() != leaves.len() {
+        !paths.is_empty()
+    }
+
+    /// The states that the simulations under way are to evaluate; none where all came to known ones.
+    pub fn leaves(&self) -> &[Leaf] {
+        &self.leaves
+    }
+
+    /// Expands the leaves, and takes what was found to the root, one simulation after the other.
+    ///
+    /// # Errors
+    /// When there is not one evaluation for each leaf, or a number is not finite.
+    pub fn expand(&mut self, evaluations: &[Evaluation]) -> Result<()> {
+        if evaluations.len() != self.leaves.len() {
             return Err(AgentError::Planning(format!(
                 "the evaluator gave {} evaluations of {} leaves",
                 evaluations.len(),
-                leaves.len()
+                self.leaves.len()
             )));
         }
-        for (leaf, evaluation) in leaves.iter().zip(&evaluations) {
+        for (leaf, evaluation) in self.leaves.iter().zip(evaluations) {
             check(evaluation)?;
-            let slot = paths.slot_of(*leaf, &tree);
-            tree.expand(leaf.parent, slot, evaluation);
+            let slot = self.paths.slot_of(*leaf, &self.tree);
+            self.tree.expand(leaf.parent, slot, evaluation);
         }
-        // 3. Backward: path after path.
-        for path in 0..paths.len() {
-            backward(&mut tree, paths.get(path), limits.backup);
+        for path in 0..self.paths.len() {
+            backward(&mut self.tree, self.paths.get(path), self.limits.backup);
         }
-        done += paths.len();
+        self.done += self.paths.len();
+        Ok(())
     }
-    Ok(tree)
+
+    /// The tree so far.
+    pub fn into_tree(self) -> Tree {
+        self.tree
+    }
 }
 
 fn check(evaluation: &Evaluation) -> Result<()> {
@@ -177,7 +225,7 @@ enum Reached {
 }
 
 /// Steps (node, slot) of simulations under way, one path after the other.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Paths {
     steps: Vec<(NodeId, usize)>,
     ends: Vec<usize>,
@@ -200,12 +248,6 @@ impl Paths {
     fn get(&self, path: usize) -> &[(NodeId, usize)] {
         let start = path.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.steps[start..self.ends[path]]
-    }
-
-    fn count_last(&self, tree: &mut Tree, visits: u32) {
-        if let Some(last) = self.len().checked_sub(1) {
-            self.count(last, tree, visits);
-        }
     }
 
     /// Adds visits along a path; `u32::MAX` takes one away.

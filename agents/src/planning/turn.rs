@@ -12,6 +12,8 @@ pub use chunk_beam::ChunkBeamPlanner;
 pub use mcts::{MctsPlanner, TreeSearch};
 pub use proxy::ProxyPlanner;
 
+pub(super) use best_of::{Draws, draw};
+
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
@@ -93,15 +95,10 @@ impl<'a> Models<'a> {
         prefix: &[u32],
         completions: &[Vec<u32>],
     ) -> Result<Vec<Vec<f64>>> {
-        let (tuned, untuned) = match &mut self.guide {
-            Some((tuned, untuned)) => (&mut **tuned, &mut **untuned),
-            None => {
-                let reference = self.reference.as_deref_mut();
-                (
-                    &mut *self.policy,
-                    reference.ok_or_else(|| missing("a guide, or a reference model"))?,
-                )
-            }
+        let (tuned, untuned) = match (&mut self.guide, &mut self.reference) {
+            (Some((tuned, untuned)), _) => (&mut **tuned, &mut **untuned),
+            (None, Some(reference)) => (&mut *self.policy, &mut **reference),
+            (None, None) => return Err(missing("a guide, or a reference model")),
         };
         let mut ratios = completion_logprobs(tuned, prefix, completions)?;
         for (ratios, untuned) in

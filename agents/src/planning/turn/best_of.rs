@@ -152,17 +152,17 @@ impl TurnPlanner for BestOfPlanner {
 
 /// What to draw.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Draws {
+pub(in crate::planning) struct Draws {
     /// Drafts.
-    pub(super) count: usize,
+    pub(in crate::planning) count: usize,
     /// How.
-    pub(super) sampling: Sampling,
+    pub(in crate::planning) sampling: Sampling,
     /// Tokens of each at most.
-    pub(super) max_tokens: usize,
+    pub(in crate::planning) max_tokens: usize,
 }
 
 /// Draws continuations of `start` side by side, until each ends, is long enough, or `interrupted` says stop.
-pub(super) fn draw(
+pub(in crate::planning) fn draw(
     policy: &mut Generator,
     mut start: Draft,
     draws: Draws,
