@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 use socratiq::agents::kernels::Activation;
 use socratiq::agents::model::{Decoder, Family, ModelConfig, NormKind, Positions, Weights};
-use socratiq::bench::{self as measure, Machine, generation, peak_memory_gb};
+use socratiq::bench::{self as measure, Machine, generation, peak_memory_gb, training};
 use socratiq::envs::RunSeed;
 use socratiq::model_path;
 
@@ -19,6 +19,34 @@ pub(crate) enum Bench {
     Generate(GenerateOptions),
     /// Beams, tree search, and the search itself
     Plan(PlanOptions),
+    /// Updates on preference pairs
+    Train(TrainOptions),
+}
+
+/// How to measure training.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TrainOptions {
+    /// Random weights of a known shape
+    #[arg(long, default_value = "smollm2-135m")]
+    shape: String,
+    /// Tokens that chosen and rejected share
+    #[arg(long, default_value_t = 384)]
+    shared: usize,
+    /// Tokens that each of them has alone
+    #[arg(long, default_value_t = 128)]
+    own: usize,
+    /// Pairs per update
+    #[arg(long, default_value_t = 2)]
+    pairs: usize,
+    /// Updates to time
+    #[arg(long, default_value_t = 5)]
+    updates: usize,
+    /// Rank of low-rank updates of all linear layers in place of full fine-tuning
+    #[arg(long, default_value_t = 0, value_name = "R")]
+    lora: usize,
+    /// Python of an environment with `trl` (and `peft` for --lora) to compare with
+    #[arg(long, value_name = "PYTHON")]
+    peer: Option<PathBuf>,
 }
 
 /// How to measure generation.
@@ -66,6 +94,7 @@ pub(crate) fn bench(bench: &Bench) -> Result<()> {
     let result = match bench {
         Bench::Generate(options) => generate(options)?,
         Bench::Plan(options) => plan(options)?,
+        Bench::Train(options) => train(options)?,
     };
     writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&result)?)?;
     Ok(())
@@ -142,6 +171,27 @@ fn plan(options: &PlanOptions) -> Result<Value> {
             }
         }
         merge(&mut result, json!({"peer": peer, "speedup": speedup}));
+    }
+    Ok(result)
+}
+
+fn train(options: &TrainOptions) -> Result<Value> {
+    let work = training::Work {
+        shared: options.shared,
+        own: options.own,
+        pairs: options.pairs,
+        updates: options.updates,
+        lora: options.lora,
+    };
+    let machine = Machine::measure();
+    let measured = training::measure(shape(&options.shape)?, work, &machine)?;
+    let mut result = json!({"shape": options.shape});
+    merge(&mut result, json!(machine));
+    merge(&mut result, json!(measured));
+    if let Some(python) = &options.peer {
+        let mut request = json!({"shape": options.shape});
+        merge(&mut request, json!(work));
+        result["peer"] = peer(python, "train.py", &request)?;
     }
     Ok(result)
 }

@@ -51,7 +51,8 @@ impl Environment for Doors {
 
     async fn step(&mut self, action: Message) -> Result<Step, EnvError> {
         self.turn += 1;
-        Ok(match action.text() {
+        let said = action.text();
+        Ok(match &*said {
             "ask" if self.turn < 2 => {
                 let truth = self.seed.stream(self.turn, "answer").chance(0.75);
                 let answer = if truth { self.right } else { 1 - self.right };
@@ -148,7 +149,7 @@ async fn a_tree_search_over_messages_finds_it_too_and_is_deterministic() {
             assert_eq!(tree.node(NodeId::ROOT).visits, 13);
             for node in tree.nodes() {
                 let path = tree.path(node);
-                let said: Vec<&str> = path
+                let said: Vec<_> = path
                     .iter()
                     .map(|action| planned.messages[*action as usize].text())
                     .collect();
