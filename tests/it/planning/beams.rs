@@ -97,7 +97,7 @@ struct Exact<'a> {
 /// A state of the MDP, the sum of the objective without what stands for the future, and the actions.
 #[derive(Clone)]
 struct State {
-    state: usize,
+    place: usize,
     sum: f64,
     actions: Vec<usize>,
 }
@@ -126,7 +126,7 @@ impl Grow for Exact<'_> {
 
     fn successors(&mut self, states: &mut [State], _: usize) -> Result<Vec<Vec<Successor>>> {
         let of_state = |state: &mut State| {
-            let actions = self.mdp.actions(state.state).iter();
+            let actions = self.mdp.actions(state.place).iter();
             actions
                 .map(|action| {
                     let (term, future) = self.term(*action);
@@ -148,7 +148,7 @@ impl Grow for Exact<'_> {
             let action = successor.action as usize;
             let mut state = states[*beam].clone();
             state.sum += self.term(action).0;
-            state.state = self.mdp.next(action)[0].0;
+            state.place = self.mdp.next(action)[0].0;
             state.actions.push(action);
             state
         };
@@ -167,7 +167,7 @@ fn search(exact: &mut Exact<'_>, start: usize, width: usize) -> Vec<(Vec<usize>,
         ends: 3,
     };
     let start = State {
-        state: start,
+        place: start,
         sum: 0.0,
         actions: Vec::new(),
     };

@@ -86,7 +86,7 @@ impl Speaker for Player {
         count: usize,
         stream: &mut Stream,
     ) -> Result<Vec<Message>, AgentError> {
-        let heard = dialogue.last().map(|m| m.text().to_owned());
+        let heard = dialogue.last().map(|m| m.text().into_owned());
         let one = |stream: &mut Stream| match heard.as_deref() {
             Some(answer @ ("0" | "1")) => answer.to_owned(),
             _ => ["0", "1", "ask"][stream.below(3)].to_owned(),

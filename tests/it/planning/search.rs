@@ -95,8 +95,8 @@ fn puct_and_gumbel_grow_the_trees_of_mctx() {
         let noise: Vec<f64> = (0..case.actions)
             .map(|a| unit(case.seed, STATES, a))
             .collect();
-        let (tree, weights, chosen) = match case.algorithm.as_str() {
-            "puct" => {
+        let (tree, weights, chosen) = match case.algorithm == "puct" {
+            true => {
                 let total: f64 = noise.iter().sum();
                 let noise: Vec<f64> = noise.iter().map(|x| x / total).collect();
                 let puct: Puct = serde_json::from_value(case.options).unwrap();
@@ -106,7 +106,7 @@ fn puct_and_gumbel_grow_the_trees_of_mctx() {
                 let weights = puct.weights(&tree);
                 (tree, weights, chosen)
             }
-            _ => {
+            false => {
                 let noise: Vec<f64> = (noise.iter())
                     .map(|x| -(-(x * 0.98 + 0.01).ln()).ln())
                     .collect();
