@@ -2,6 +2,7 @@
 
 pub mod generation;
 mod machine;
+pub mod plan;
 pub mod rollouts;
 pub mod training;
 

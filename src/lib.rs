@@ -24,7 +24,8 @@
 //!   contracts, seeds, the conformance suite [`envs::check_environment()`], the tasks
 //!   ([`envs::Bandit`], [`envs::elicitation`]), and exact soft-optimal solutions ([`envs::exact`]).
 //! - [`agents`] knows tokens: labelled [`agents::Tokens`], the [`agents::Codec`] seam where text becomes
-//!   tokens, and the adapter [`agents::DialogueMdp`].
+//!   tokens, the adapter [`agents::DialogueMdp`], and [`agents::planning`]: planners that write a turn, and the
+//!   [`agents::planning::Tree`] that a search leaves.
 //! - this crate knows files and the command line: [`Task`] makes environments from their specs, [`logs`]
 //!   reads what people have, row by row, [`pairs`] makes preferences of trajectories,
 //!   [`rollouts`] plays many episodes at once, with models here or behind an [`endpoint`], [`evaluation`]
@@ -36,8 +37,8 @@
 //! - Only [`agents::Tokens`] labels positions, in the moment they are appended, and only its own crate can
 //!   append. The mask marks the agent's tokens with each turn's end-of-turn token, and nothing else.
 //! - Only [`envs::TurnLimit`] truncates, and only [`envs::bootstrap`] looks into an [`envs::Ending`].
-//! - Only [`envs::rollout()`] lets agents meet an environment. The conformance suite is the one exception:
-//!   it plays wrongly on purpose.
+//! - Only [`envs::rollout()`] lets agents meet an environment. There are two exceptions: the conformance suite
+//!   plays wrongly on purpose, and [`agents::planning::plan_message()`] plays in copies that nobody else sees.
 //! - Every random draw comes from an [`envs::Stream`] of (seed, turn, purpose). There is no global random
 //!   state, so equal seeds give equal episodes, in a row or side by side.
 //! - Seeds for training and for evaluation never meet ([`envs::Split`]).

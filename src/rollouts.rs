@@ -17,12 +17,15 @@ mod log;
 mod model_thread;
 mod progress;
 mod source;
+mod speaker;
+mod world;
 
 pub use drift::drifted;
 pub use log::Log;
 pub use model_thread::{ModelPolicy, ModelThread};
 pub use progress::Progress;
 pub use source::{Source, SourceOptions};
+pub use world::World;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -77,8 +80,9 @@ const SUCCESS: &str = "success";
 
 /// Makes an environment for an episode.
 pub type MakeEnvironment = Arc<dyn Fn() -> Result<Box<dyn Environment>> + Send + Sync>;
-/// Makes a policy for an episode; the number is [`Key::sample`].
-pub type MakePolicy = Arc<dyn Fn(u32) -> Box<dyn Policy> + Send + Sync>;
+/// Makes a policy for an episode; the number is [`Key::sample`], and the world is what it will play, for those
+/// that plan with copies of it.
+pub type MakePolicy = Arc<dyn Fn(u32, &World) -> Box<dyn Policy> + Send + Sync>;
 
 /// Who plays what, and within which limits.
 #[derive(Clone)]
@@ -216,8 +220,9 @@ impl Rollouts {
 
     /// One episode, from the environment's making to its trajectory.
     async fn episode(&self, key: Key, deadline: Instant) -> Result<Finished> {
-        let mut environment = Guarded::new((self.environment)()?, deadline.into_std());
-        let mut policy = Timed::new((self.policy)(key.sample));
+        let world = World::new((self.environment)()?);
+        let mut policy = Timed::new((self.policy)(key.sample, &world));
+        let mut environment = Guarded::new(Box::new(world), deadline.into_std());
         let episode = rollout(&mut environment, &mut [&mut policy], key.seed).await?;
         let success = environment.success();
         let mut trajectory = episode.solo().context("an episode without an agent")?;

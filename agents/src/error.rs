@@ -71,6 +71,9 @@ pub enum AgentError {
         /// Which number.
         what: String,
     },
+    /// A planner that cannot do what it is asked to.
+    #[error("cannot plan: {0}")]
+    Planning(String),
     /// A tensor operation failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -6,6 +6,7 @@ use socratiq_envs::{Stream, TokenRecord};
 
 use crate::error::Result;
 use crate::model::{Adapters, Cache, Decoder, StepMemory};
+use crate::planning::Draft;
 use crate::sampling::Sampling;
 use crate::tokens::{Codec, Prompt, Tokens};
 
@@ -55,6 +56,19 @@ impl Live {
         }
     }
 
+    /// The same dialogue once more, between two turns; what both have read is stored once.
+    pub fn fork(&mut self) -> Self {
+        Self {
+            cache: self.cache.fork(),
+            unread: self.unread.clone(),
+            state: self.state.clone(),
+            logprobs: self.logprobs.clone(),
+            earlier: self.earlier.clone(),
+            turn_start: self.turn_start,
+            writing: None,
+        }
+    }
+
     /// Takes in what the environment said.
     pub fn observe(&mut self, prompt: &Prompt, decoder: &Decoder) {
         let before = self.state.observe(prompt);
@@ -77,6 +91,35 @@ impl Live {
             stream,
             left: max_tokens,
         });
+    }
+
+    /// A draft of the next turn, of no tokens. It shares what has been read, and leaves the dialogue as it is.
+    pub fn draft(&mut self) -> Draft {
+        Draft::new(self.cache.fork(), self.unread.clone())
+    }
+
+    /// Makes a draft of this dialogue's next turn its turn, as if it had been written token by token: a draft
+    /// without an end gets one, labelled as not chosen.
+    pub fn adopt(&mut self, draft: Draft, codec: &dyn Codec) -> Finish {
+        self.turn_start = self.state.len();
+        self.writing = None;
+        let (cache, unread, turn) = draft.into_parts();
+        (self.cache, self.unread) = (cache, unread);
+        let mut finish = Finish::Length;
+        for (id, logprob) in turn {
+            self.state.push_action(id);
+            self.logprobs.push(Some(logprob));
+            if codec.is_end_of_turn(id) {
+                finish = Finish::EndOfTurn;
+            }
+        }
+        if finish == Finish::Length {
+            let end = codec.end_of_turn();
+            self.state.push_environment(&[end]);
+            self.logprobs.push(None);
+            self.unread.push(end);
+        }
+        finish
     }
 
     /// True while a turn is being written.
@@ -142,6 +185,36 @@ impl Generator {
     /// The decoder.
     pub fn decoder(&self) -> &Arc<Decoder> {
         &self.decoder
+    }
+
+    /// Whether its adapters are on.
+    pub fn adapters(&self) -> Adapters {
+        self.adapters
+    }
+
+    /// The codec.
+    pub fn codec(&self) -> &Arc<dyn Codec> {
+        &self.codec
+    }
+
+    /// A draft that continues `ids`, of which nothing has been read yet.
+    pub fn draft(&self, ids: &[u32]) -> Draft {
+        Draft::new(Cache::new(&self.decoder), ids.to_vec())
+    }
+
+    /// Reads what each draft holds unread, and returns the logits after it, `[drafts, V]`. What a draft gets
+    /// does not depend on the others, to the last bit.
+    ///
+    /// # Errors
+    /// When a draft no longer fits the context, or has nothing to read.
+    pub fn read(&mut self, drafts: &mut [&mut Draft]) -> Result<&[f32]> {
+        let mut steps: Vec<(&mut Cache, &[u32])> =
+            drafts.iter_mut().map(|draft| draft.pending()).collect();
+        let logits = self
+            .decoder
+            .extend(&mut steps, self.adapters, &mut self.memory)?;
+        drafts.iter_mut().for_each(|draft| draft.was_read());
+        Ok(logits)
     }
 
     /// Writes one token in each dialogue that is being written; those whose turn is over stop writing and are

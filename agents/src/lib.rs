@@ -3,7 +3,7 @@
 //! This crate knows tokens and the seam between them and text. It does not know training loops, run
 //! directories or HTTP.
 //!
-//! Reading order: [`Tokens`], [`Codec`], [`DialogueMdp`].
+//! Reading order: [`Tokens`], [`Codec`], [`DialogueMdp`]; then [`planning`].
 
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests compare exact results"))]
 
@@ -14,6 +14,7 @@ mod generate;
 pub mod kernels;
 mod language_model;
 pub mod model;
+pub mod planning;
 mod sampling;
 mod tokens;
 

@@ -11,7 +11,7 @@ use socratiq_envs::{
     async_trait,
 };
 
-use crate::rollouts::{Key, ModelThread, Played, Rollouts};
+use crate::rollouts::{Key, ModelThread, Played, Rollouts, World};
 use crate::{Planner, Task};
 
 /// Rates of rollouts.
@@ -62,8 +62,8 @@ pub fn measure(
     let turns_per_second_without_model = idle(&task, concurrency)?;
     let model = model.clone();
     let planner = Planner::Tokens(Sampling::default());
-    let policy = Arc::new(move |sample| -> Box<dyn Policy> {
-        Box::new(model.policy(planner, max_tokens, sample))
+    let policy = Arc::new(move |sample, world: &World| -> Box<dyn Policy> {
+        Box::new(model.policy(planner.clone(), max_tokens, sample, world))
     });
     let rollouts = |concurrency| Rollouts {
         concurrency,
@@ -111,7 +111,7 @@ fn idle(task: &Task, concurrency: usize) -> Result<f64> {
     let rollouts = Rollouts {
         environment: Arc::new(|| Ok(Box::new(TurnLimit::new(Idle, IDLE_TURNS)))),
         concurrency,
-        ..Rollouts::new(task, "idle", Arc::new(|_| Box::new(Idle)))
+        ..Rollouts::new(task, "idle", Arc::new(|_, _| Box::new(Idle)))
     };
     let (played, seconds) = play(&rollouts, IDLE_EPISODES)?;
     Ok(f64::from(IDLE_TURNS) * played.len() as f64 / seconds)

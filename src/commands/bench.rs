@@ -11,7 +11,7 @@ use socratiq::agents::LanguageModel;
 use socratiq::agents::chat::{ChatCodec, Tokenizer};
 use socratiq::agents::kernels::Activation;
 use socratiq::agents::model::{Decoder, Family, ModelConfig, NormKind, Positions, Weights};
-use socratiq::bench::{Machine, generation, peak_memory_gb, rollouts, training};
+use socratiq::bench::{Machine, generation, peak_memory_gb, plan, rollouts, training};
 use socratiq::envs::RunSeed;
 use socratiq::envs::elicitation::Table;
 use socratiq::model_path;
@@ -22,6 +22,8 @@ use socratiq::rollouts::ModelThread;
 pub(crate) enum Bench {
     /// Prefill and decoding
     Generate(GenerateOptions),
+    /// Beams, tree search, and the search itself
+    Plan(PlanOptions),
     /// Updates on preference pairs
     Train(TrainOptions),
     /// Episodes, one at a time and many together
@@ -91,10 +93,34 @@ pub(crate) struct GenerateOptions {
     peer: Option<PathBuf>,
 }
 
+/// How to measure planning.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanOptions {
+    /// Random weights of a known shape
+    #[arg(long, default_value = "smollm2-135m", conflicts_with = "model")]
+    shape: String,
+    /// A real model instead
+    #[arg(long)]
+    model: Option<String>,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 256)]
+    prompt: usize,
+    /// Tokens that beams write
+    #[arg(long, default_value_t = 64)]
+    new: usize,
+    /// Nodes of the tree whose memory is measured
+    #[arg(long, default_value_t = 10_000)]
+    nodes: usize,
+    /// Python of an environment with `transformers` to compare with
+    #[arg(long, value_name = "PYTHON")]
+    peer: Option<PathBuf>,
+}
+
 /// Measures and prints JSON.
 pub(crate) fn bench(bench: &Bench) -> Result<()> {
     let result = match bench {
         Bench::Generate(options) => generate(options)?,
+        Bench::Plan(options) => plan(options)?,
         Bench::Train(options) => train(options)?,
         Bench::Rollout(options) => rollout(options)?,
     };
@@ -136,6 +162,47 @@ fn generate(options: &GenerateOptions) -> Result<Value> {
     Ok(result)
 }
 
+fn plan(options: &PlanOptions) -> Result<Value> {
+    let path = options
+        .model
+        .as_deref()
+        .map(model_path::resolve)
+        .transpose()?;
+    let decoder = match &path {
+        Some(path) => Decoder::open(path, Weights::Quantised)?,
+        None => Decoder::random(shape(&options.shape)?, &mut RunSeed(0).stream("bench"))?,
+    };
+    let request = plan::Request {
+        prompt_tokens: options.prompt.max(1),
+        new_tokens: options.new.max(1),
+        tree_nodes: options.nodes.max(2),
+    };
+    let measured = plan::measure(decoder, request)?;
+    let model = path.as_ref().map(|path| path.display().to_string());
+    let mut result = json!({"shape": model.as_ref().unwrap_or(&options.shape)});
+    merge(&mut result, json!(measured));
+    if let Some(python) = &options.peer {
+        let request = json!({
+            "shape": options.shape,
+            "model": model,
+            "prompt_tokens": request.prompt_tokens,
+            "new_tokens": request.new_tokens,
+        });
+        let peer = peer(python, "plan.py", &request)?;
+        let mut speedup = Map::new();
+        for rate in [
+            "tokens_per_second_of_5_beams",
+            "tokens_per_second_of_16_beams",
+        ] {
+            if let (Some(own), Some(peers)) = (result[rate].as_f64(), peer[rate].as_f64()) {
+                speedup.insert(rate.to_owned(), (own / peers).into());
+            }
+        }
+        merge(&mut result, json!({"peer": peer, "speedup": speedup}));
+    }
+    Ok(result)
+}
+
 fn train(options: &TrainOptions) -> Result<Value> {
     let work = training::Work {
         shared: options.shared,
@@ -161,11 +228,8 @@ fn rollout(options: &RolloutOptions) -> Result<Value> {
     let model = match &options.model {
         Some(model) => {
             let path = model_path::resolve(model)?;
-            ModelThread::of(&LanguageModel::open(
-                &path,
-                Weights::Quantised,
-                &Map::new(),
-            )?)?
+            let model = LanguageModel::open(&path, Weights::Quantised, &Map::new())?;
+            ModelThread::of(&model, None)?
         }
         None => million()?,
     };
@@ -191,7 +255,7 @@ fn million() -> Result<ModelThread> {
     config.vocab_size = tokenizer.size();
     let decoder = Decoder::random(config, &mut RunSeed(0).stream("bench"))?;
     let codec = ChatCodec::chatml(tokenizer)?;
-    ModelThread::start(Arc::new(decoder), Arc::new(codec))
+    ModelThread::start(Arc::new(decoder), Arc::new(codec), None)
 }
 
 /// Runs a peer's measurement in its own process and reads its JSON.

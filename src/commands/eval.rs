@@ -115,11 +115,11 @@ pub(crate) fn eval(options: &Options) -> Result<ExitCode> {
         .iter()
         .map(|planner| planner.parse())
         .collect::<Result<_>>()?;
-    let source = options.limits.source();
+    let settings = options.limits.source();
     let sources: Vec<Source> = options
         .model
         .iter()
-        .map(|model| Source::open(model, source))
+        .map(|model| Source::open(model, &settings))
         .collect::<Result<_>>()?;
     let timeout = options.limits.timeout()?;
     let mut entries = Vec::new();
@@ -131,7 +131,8 @@ pub(crate) fn eval(options: &Options) -> Result<ExitCode> {
                     planner: if from.plans() { spec } else { "" },
                     env,
                 };
-                let mut rollouts = Rollouts::new(task, env, from.policies(task, *planner, source)?);
+                let mut rollouts =
+                    Rollouts::new(task, env, from.policies(task, planner.clone(), &settings)?);
                 rollouts.concurrency = options.limits.concurrency;
                 rollouts.timeout = timeout;
                 entries.push((entry, rollouts));

@@ -2,17 +2,22 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use socratiq::agents::model::{Adapters, Weights};
-use socratiq::agents::{Codec, Finish, Generator, LanguageModel, Live};
-use socratiq::envs::{Message, Role, RunSeed, Tool};
+use socratiq::agents::planning::{Models, Objective, Planned, Tree, TurnPlanner};
+use socratiq::agents::{Codec, Finish, Generator, LanguageModel, Live, Sampling};
+use socratiq::envs::{Message, Role, RunSeed, Stream, Tool};
 use socratiq::{Planner, model_path};
+
+use super::whole_file::write_whole;
 
 /// What is asked for.
 #[derive(Debug, clap::Args)]
@@ -24,17 +29,41 @@ pub(crate) struct Options {
     #[arg(long)]
     messages: String,
     /// How the words are chosen
-    #[arg(long, default_value = "greedy")]
+    #[arg(long, default_value = "greedy", long_help = planners())]
     planner: Planner,
+    /// The reference policy, for planners that work with log-ratios; a model with adapters has itself without them
+    #[arg(long, value_name = "MODEL")]
+    reference: Option<String>,
+    /// A tuned model whose log-ratio guides `chunk-beam` and `proxy`
+    #[arg(long, value_name = "MODEL", requires = "guide_reference")]
+    guide: Option<String>,
+    /// What the guide was before it was tuned
+    #[arg(long, value_name = "MODEL", requires = "guide")]
+    guide_reference: Option<String>,
+    /// Where to write the search tree: .html, .json or .dot
+    #[arg(long, value_name = "FILE")]
+    tree: Option<PathBuf>,
     /// The longest completion
     #[arg(long, default_value_t = 512)]
     max_new_tokens: usize,
+    /// Seconds after which a planner finishes with the best that it has
+    #[arg(long)]
+    max_seconds: Option<f64>,
     /// Seed of the run
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Print `{"ids","text","logprob","score",…}` instead of the text
     #[arg(long)]
     json: bool,
+}
+
+/// The help of `--planner`.
+fn planners() -> String {
+    let list = socratiq::PLANNERS.map(|(name, what)| format!("\n- {name}: {what}"));
+    format!(
+        "How the words are chosen, as `name` or `name:key=value,key=value`:{}",
+        list.concat()
+    )
 }
 
 #[derive(Deserialize)]
@@ -51,12 +80,14 @@ enum Input {
 /// Completes a dialogue with the agent's next message.
 pub(crate) fn generate(options: &Options) -> Result<()> {
     let (messages, tools) = read(&options.messages)?;
+    let format = options.tree.as_deref().map(TreeFormat::of).transpose()?;
+    if let (Planner::Tokens(_), Some(_)) = (&options.planner, &options.tree) {
+        bail!("`--tree`: this planner writes token by token and has no tree");
+    }
     let start = Instant::now();
-    let path = model_path::resolve(&options.model)?;
-    let model = LanguageModel::open(&path, Weights::Quantised, &serde_json::Map::new())?;
+    let model = open(&options.model)?;
     let loaded = start.elapsed();
 
-    let Planner::Tokens(sampling) = options.planner;
     let codec: Arc<dyn Codec> = model.codec.clone();
     let mut generator = Generator::new(model.decoder.clone(), codec, Adapters::On);
     let mut live = Live::new(&model.decoder);
@@ -66,17 +97,107 @@ pub(crate) fn generate(options: &Options) -> Result<()> {
     live.observe(&prompt, &model.decoder);
     let read_tokens = live.state().len();
     let stream = RunSeed(options.seed).stream("generate");
-    live.begin_turn(sampling, stream, options.max_new_tokens.max(1));
 
+    let start = Instant::now();
+    let (planned, first) = match &options.planner {
+        Planner::Tokens(sampling) => write_tokens(
+            options,
+            &model,
+            &mut generator,
+            &mut live,
+            *sampling,
+            stream,
+        )?,
+        Planner::Turn(planner) => {
+            let planned = plan(
+                options,
+                &**planner,
+                &model,
+                &mut generator,
+                &mut live,
+                stream,
+            )?;
+            if !options.json {
+                let text = model.codec.tokenizer().decode(live.turn())?;
+                writeln!(io::stdout(), "{text}")?;
+            }
+            (planned, None)
+        }
+        Planner::Message(..) => bail!(
+            "this planner tries messages out in copies of an environment, and here there is none: use `rollout` or \
+             `eval`"
+        ),
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    let logprobs: Vec<f64> = live.turn_logprobs().collect();
+    if options.json {
+        let ids = live.turn();
+        let logprob: f64 = logprobs.iter().sum();
+        let result = json!({
+            "ids": ids,
+            "text": model.codec.tokenizer().decode(ids)?,
+            "message": model.codec.decode_action(ids)?,
+            "logprob": logprob,
+            "score": planned.score,
+            "objective": planned.objective,
+            "logprobs": logprobs,
+            "finish": match planned.finish {
+                Finish::EndOfTurn => "end_of_turn",
+                Finish::Length => "length",
+            },
+            "prompt_tokens": read_tokens,
+        });
+        writeln!(io::stdout(), "{result}")?;
+    }
+    if let (Some(path), Some(format)) = (&options.tree, format) {
+        match &planned.tree {
+            Some(tree) => write_tree(path, format, tree, &model, &options.model)?,
+            None => bail!("`--tree`: this planner writes token by token and has no tree"),
+        }
+    }
+    let written = logprobs.len();
+    let rate = match first {
+        Some(first) => format!(
+            "first token after {first:.2} s, then {:.0} tokens/s",
+            written.saturating_sub(1) as f64 / (seconds - first).max(1e-9),
+        ),
+        None => format!(
+            "{seconds:.2} s of planning, {:.1} tokens/s",
+            written as f64 / seconds.max(1e-9)
+        ),
+    };
+    writeln!(
+        io::stderr(),
+        "{read_tokens} tokens read, {written} written; model loaded in {:.2} s, {rate}",
+        loaded.as_secs_f64(),
+    )?;
+    Ok(())
+}
+
+fn open(place: &str) -> Result<LanguageModel> {
+    let path = model_path::resolve(place)?;
+    Ok(LanguageModel::open(&path, Weights::Quantised, &Map::new())?)
+}
+
+/// Writes token by token, and prints what is written as it comes; returns when the first token came, in seconds.
+fn write_tokens(
+    options: &Options,
+    model: &LanguageModel,
+    generator: &mut Generator,
+    live: &mut Live,
+    sampling: Sampling,
+    stream: Stream,
+) -> Result<(Planned, Option<f64>)> {
+    live.begin_turn(sampling, stream, options.max_new_tokens.max(1));
     let mut out = io::stdout().lock();
     let mut printed = String::new();
     let (start, mut first) = (Instant::now(), None);
     let finish = loop {
-        let finished = generator.step(&mut [&mut live])?;
-        first.get_or_insert(start.elapsed());
+        let finished = generator.step(&mut [live])?;
+        first.get_or_insert(start.elapsed().as_secs_f64());
         if !options.json {
             // A character may need several tokens; until it is whole, its text ends in a replacement.
-            let text = model.codec.tokenizer().decode(&written(&live))?;
+            let text = model.codec.tokenizer().decode(&written(live))?;
             if let Some(more) = text.strip_prefix(printed.as_str())
                 && !more.ends_with('\u{FFFD}')
             {
@@ -89,41 +210,128 @@ pub(crate) fn generate(options: &Options) -> Result<()> {
             break finish;
         }
     };
-    let seconds = start.elapsed();
-    let ids = live.turn().to_vec();
-    let logprobs: Vec<f64> = live.turn_logprobs().collect();
-    let logprob: f64 = logprobs.iter().sum();
-    if options.json {
-        let message = model.codec.decode_action(&ids)?;
-        let result = json!({
-            "ids": ids,
-            "text": model.codec.tokenizer().decode(&ids)?,
-            "message": message,
-            "logprob": logprob,
-            "score": logprob,
-            "logprobs": logprobs,
-            "finish": match finish {
-                Finish::EndOfTurn => "end_of_turn",
-                Finish::Length => "length",
-            },
-            "prompt_tokens": read_tokens,
-        });
-        writeln!(out, "{result}")?;
-    } else {
+    if !options.json {
         writeln!(out)?;
     }
-    let first = first.unwrap_or_default();
-    let rest = seconds.saturating_sub(first).as_secs_f64();
-    writeln!(
-        io::stderr(),
-        "{read_tokens} tokens read, {} written; model loaded in {:.2} s, first token after {:.2} s, then {:.0} \
-         tokens/s",
-        logprobs.len(),
-        loaded.as_secs_f64(),
-        first.as_secs_f64(),
-        logprobs.len().saturating_sub(1) as f64 / rest.max(1e-9),
-    )?;
-    Ok(())
+    let planned = Planned {
+        finish,
+        score: live.turn_logprobs().sum(),
+        objective: Objective::Likelihood,
+        tree: None,
+    };
+    Ok((planned, first))
+}
+
+/// Lets a planner write the turn, until it is done, the time is over, or a signal comes.
+fn plan(
+    options: &Options,
+    planner: &dyn TurnPlanner,
+    model: &LanguageModel,
+    policy: &mut Generator,
+    live: &mut Live,
+    stream: Stream,
+) -> Result<Planned> {
+    // Every other model has to have the policy's tokens.
+    let beside = |place: &Option<String>| -> Result<Option<Generator>> {
+        let Some(place) = place else { return Ok(None) };
+        let other = open(place)?;
+        let sizes = [&other, model].map(|model| model.codec.tokenizer().size());
+        if sizes[0] != sizes[1] {
+            bail!(
+                "`{place}` has {} tokens and `{}` {}: planners compare models of one vocabulary",
+                sizes[0],
+                options.model,
+                sizes[1]
+            );
+        }
+        let codec: Arc<dyn Codec> = other.codec.clone();
+        Ok(Some(Generator::new(other.decoder, codec, Adapters::On)))
+    };
+    let mut reference = beside(&options.reference)?;
+    if reference.is_none() && model.decoder.has_adapters() {
+        let codec: Arc<dyn Codec> = model.codec.clone();
+        let decoder = model.decoder.clone();
+        reference = Some(Generator::new(decoder, codec, Adapters::Off));
+    }
+    let mut guides = (beside(&options.guide)?, beside(&options.guide_reference)?);
+    let stopped = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second one ends the program.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stopped.clone())
+            .context("cannot watch for signals")?;
+        signal_hook::flag::register(signal, stopped.clone()).context("cannot watch for signals")?;
+    }
+    let limit = options
+        .max_seconds
+        .map(Duration::try_from_secs_f64)
+        .transpose()
+        .context("`--max-seconds`")?;
+    let start = Instant::now();
+    let mut models = Models {
+        reference: reference.as_mut(),
+        guide: match &mut guides {
+            (Some(tuned), Some(untuned)) => Some((tuned, untuned)),
+            _ => None,
+        },
+        interrupted: &|| {
+            stopped.load(Ordering::Relaxed) || limit.is_some_and(|limit| start.elapsed() > limit)
+        },
+        ..Models::new(policy)
+    };
+    Ok(planner.write_turn(&mut models, live, stream, options.max_new_tokens)?)
+}
+
+/// What a tree is written as.
+#[derive(Clone, Copy)]
+enum TreeFormat {
+    Html,
+    Json,
+    Dot,
+}
+
+impl TreeFormat {
+    fn of(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("html") => Ok(Self::Html),
+            Some("json") => Ok(Self::Json),
+            Some("dot") => Ok(Self::Dot),
+            _ => bail!(
+                "`{}`: a tree is written as .html, .json or .dot",
+                path.display()
+            ),
+        }
+    }
+}
+
+fn write_tree(
+    path: &Path,
+    format: TreeFormat,
+    tree: &Tree,
+    model: &LanguageModel,
+    name: &str,
+) -> Result<()> {
+    // A token alone may be part of a character.
+    let label = |token: u32| match model.codec.tokenizer().decode(&[token]) {
+        Ok(text) if !text.is_empty() => text,
+        _ => format!("[{token}]"),
+    };
+    let text = match format {
+        TreeFormat::Html => tree.to_html(&format!("Search tree of {name}"), &label),
+        TreeFormat::Dot => tree.to_dot(&label),
+        TreeFormat::Json => {
+            let Value::Object(mut file) = serde_json::to_value(tree)? else {
+                bail!("a tree is an object");
+            };
+            let labels: Map<String, Value> = tree
+                .nodes()
+                .flat_map(|node| tree.candidates(node))
+                .map(|candidate| (candidate.action.to_string(), label(candidate.action).into()))
+                .collect();
+            file.insert("labels".to_owned(), Value::Object(labels));
+            Value::Object(file).to_string()
+        }
+    };
+    write_whole(path, |out| Ok(out.write_all(text.as_bytes())?))
 }
 
 /// The ids of the turn so far, without its end.

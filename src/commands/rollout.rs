@@ -56,6 +56,9 @@ pub(crate) struct Limits {
     /// The longest turn of a model, in tokens
     #[arg(long, default_value_t = 256)]
     max_new_tokens: usize,
+    /// What log-ratio planners compare a local model with; a model with adapters has itself without them
+    #[arg(long, value_name = "MODEL")]
+    reference: Option<String>,
     /// The most requests per minute to a server, besides what it asks for itself
     #[arg(long)]
     requests_per_minute: Option<u32>,
@@ -69,6 +72,7 @@ impl Limits {
 
     pub(crate) fn source(&self) -> SourceOptions {
         SourceOptions {
+            reference: self.reference.clone(),
             max_tokens: self.max_new_tokens,
             endpoint: EndpointOptions {
                 requests_per_minute: self.requests_per_minute,
@@ -83,8 +87,9 @@ pub(crate) fn rollout(options: &Options) -> Result<ExitCode> {
     ensure!(options.samples > 0, "--samples is 0: it is at least 1");
     let task: Task = options.env.parse()?;
     let planner: Planner = options.planner.parse()?;
-    let source = Source::open(&options.model, options.limits.source())?;
-    let policies = source.policies(&task, planner, options.limits.source())?;
+    let settings = options.limits.source();
+    let source = Source::open(&options.model, &settings)?;
+    let policies = source.policies(&task, planner, &settings)?;
     let mut rollouts = Rollouts::new(&task, &options.env, policies);
     rollouts.concurrency = options.limits.concurrency;
     rollouts.timeout = options.limits.timeout()?;

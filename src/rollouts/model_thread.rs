@@ -8,14 +8,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::channel::oneshot;
 use socratiq_agents::model::{Adapters, Decoder};
-use socratiq_agents::{AgentError, Codec, Generator, LanguageModel, Live};
+use socratiq_agents::planning::{Models, TurnPlanner, plan_message};
+use socratiq_agents::{AgentError, Codec, Generator, LanguageModel, Live, Sampling};
 use socratiq_envs::{
-    AgentId, EnvError, EpisodeSeed, Message, Observation, Policy, Stream, TokenRecord, async_trait,
+    AgentId, EnvError, EpisodeSeed, Message, Observation, Policy, Stream, TokenRecord, Tool,
+    async_trait,
 };
 
+use super::World;
+use super::speaker::ThreadSpeaker;
 use crate::Planner;
 
 /// A handle to the thread. The thread ends when its last handle and policy are dropped.
@@ -29,24 +33,44 @@ pub struct ModelThread {
 /// A turn to be written.
 struct Turn {
     live: Live,
-    planner: Planner,
+    how: How,
     stream: Stream,
     /// The longest turn, in tokens.
     max_tokens: usize,
     answer: oneshot::Sender<Result<Live, AgentError>>,
 }
 
+/// How a turn is written.
+#[derive(Clone)]
+pub(super) enum How {
+    /// Token by token, side by side with others.
+    Tokens(Sampling),
+    /// By a planner, alone.
+    Planner(Arc<dyn TurnPlanner>),
+}
+
 impl ModelThread {
-    /// Starts a thread for the policy of `decoder`, its adapters on.
+    /// Starts a thread for the policy of `decoder`, its adapters on. Planners that work with log-ratios compare
+    /// it with `reference`, or, where there is none, with the decoder without its adapters, if it has any.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn start(decoder: Arc<Decoder>, codec: Arc<dyn Codec>) -> Result<Self> {
+    pub fn start(
+        decoder: Arc<Decoder>,
+        codec: Arc<dyn Codec>,
+        reference: Option<Arc<Decoder>>,
+    ) -> Result<Self> {
         let (requests, turns) = channel();
-        let generator = Generator::new(decoder.clone(), codec.clone(), Adapters::On);
+        let policy = Generator::new(decoder.clone(), codec.clone(), Adapters::On);
+        let reference = match reference {
+            Some(reference) => Some(Generator::new(reference, codec.clone(), Adapters::On)),
+            None => decoder
+                .has_adapters()
+                .then(|| Generator::new(decoder.clone(), codec.clone(), Adapters::Off)),
+        };
         thread::Builder::new()
             .name("model".to_owned())
-            .spawn(move || serve(generator, &turns))
+            .spawn(move || serve(policy, reference, &turns))
             .context("cannot start a thread for the model")?;
         Ok(Self {
             requests,
@@ -58,9 +82,22 @@ impl ModelThread {
     /// Starts a thread for a whole model.
     ///
     /// # Errors
-    /// As [`Self::start`].
-    pub fn of(model: &LanguageModel) -> Result<Self> {
-        Self::start(model.decoder.clone(), model.codec.clone())
+    /// As [`Self::start`], and when the reference has other tokens.
+    pub fn of(model: &LanguageModel, reference: Option<&LanguageModel>) -> Result<Self> {
+        if let Some(reference) = reference {
+            let size = |model: &LanguageModel| model.codec.tokenizer().size();
+            ensure!(
+                size(model) == size(reference),
+                "the reference has {} tokens and the model {}: they must share a tokenizer",
+                size(reference),
+                size(model)
+            );
+        }
+        Self::start(
+            model.decoder.clone(),
+            model.codec.clone(),
+            reference.map(|reference| reference.decoder.clone()),
+        )
     }
 
     /// The model's words.
@@ -69,10 +106,17 @@ impl ModelThread {
     }
 
     /// A policy that plays one episode at a time. Turns have at most `max_tokens` tokens; `sample` tells tries
-    /// at the same episode apart.
-    pub fn policy(&self, planner: Planner, max_tokens: usize, sample: u32) -> ModelPolicy {
+    /// at the same episode apart. Planners that need copies of the episode's environment take them from `world`.
+    pub fn policy(
+        &self,
+        planner: Planner,
+        max_tokens: usize,
+        sample: u32,
+        world: &World,
+    ) -> ModelPolicy {
         ModelPolicy {
             model: self.clone(),
+            world: world.clone(),
             planner,
             max_tokens: max_tokens.max(1),
             purpose: match sample {
@@ -86,11 +130,19 @@ impl ModelThread {
         }
     }
 
+    /// A dialogue that was read and in which the agent is to act.
+    pub(super) fn read(&self, dialogue: &[Message], tools: &[Tool]) -> Result<Live, AgentError> {
+        let prompt = self.codec.encode_observation(&[], dialogue, tools, true)?;
+        let mut live = Live::new(&self.decoder);
+        live.observe(&prompt, &self.decoder);
+        Ok(live)
+    }
+
     /// Has a turn written.
-    async fn write(
+    pub(super) async fn write(
         &self,
         live: Live,
-        planner: Planner,
+        how: How,
         stream: Stream,
         max_tokens: usize,
     ) -> socratiq_envs::Result<Live> {
@@ -108,7 +160,7 @@ impl ModelThread {
         self.requests
             .send(Turn {
                 live,
-                planner,
+                how,
                 stream,
                 max_tokens: max_tokens.min(left),
                 answer,
@@ -123,20 +175,22 @@ fn failed(error: AgentError) -> EnvError {
 }
 
 /// Writes turns until nobody is left to ask for any.
-fn serve(mut generator: Generator, turns: &Receiver<Turn>) {
+fn serve(mut policy: Generator, mut reference: Option<Generator>, turns: &Receiver<Turn>) {
     let mut writing: Vec<Writing> = Vec::new();
     loop {
         // 1. Whoever waits joins.
         if writing.is_empty() {
             let Ok(turn) = turns.recv() else { return };
-            writing.extend(begin(turn));
+            writing.extend(begin(turn, &mut policy, reference.as_mut()));
         }
-        writing.extend(turns.try_iter().filter_map(begin));
+        for turn in turns.try_iter() {
+            writing.extend(begin(turn, &mut policy, reference.as_mut()));
+        }
         // 2. Nobody waits for the turns of an episode that was given up.
         writing.retain(|turn| !turn.answer.is_canceled());
         // 3. Everyone gets a token.
         let mut dialogues: Vec<&mut Live> = writing.iter_mut().map(|turn| &mut turn.live).collect();
-        match generator.step(&mut dialogues) {
+        match policy.step(&mut dialogues) {
             Ok(finished) => {
                 let mut finished = finished.into_iter();
                 let is_over = |_: &mut Writing| finished.next().flatten().is_some();
@@ -163,23 +217,37 @@ struct Writing {
 }
 
 /// Lets a turn join the batch; a planner that does not go token by token writes its whole turn here, alone.
-fn begin(turn: Turn) -> Option<Writing> {
+fn begin(turn: Turn, policy: &mut Generator, reference: Option<&mut Generator>) -> Option<Writing> {
     let Turn {
         mut live,
-        planner,
+        how,
         stream,
         max_tokens,
         answer,
     } = turn;
-    match planner {
-        Planner::Tokens(sampling) => live.begin_turn(sampling, stream, max_tokens),
-    }
-    Some(Writing { live, answer })
+    let planner = match how {
+        How::Tokens(sampling) => {
+            live.begin_turn(sampling, stream, max_tokens);
+            return Some(Writing { live, answer });
+        }
+        How::Planner(planner) => planner,
+    };
+    // Nobody waits for the turn of an episode that was given up.
+    let interrupted = || answer.is_canceled();
+    let mut models = Models {
+        reference,
+        interrupted: &interrupted,
+        ..Models::new(policy)
+    };
+    let written = planner.write_turn(&mut models, &mut live, stream, max_tokens);
+    let _ = answer.send(written.map(|_| live));
+    None
 }
 
 /// A language model as a policy.
 pub struct ModelPolicy {
     model: ModelThread,
+    world: World,
     planner: Planner,
     max_tokens: usize,
     /// What its random numbers are for.
@@ -208,18 +276,14 @@ impl Policy for ModelPolicy {
             }));
         }
         let mut live = self.live.take().ok_or(EnvError::NotReset)?;
-        let (codec, tools) = (&self.model.codec, &observation.tools);
+        let (codec, tools) = (self.model.codec.clone(), &observation.tools);
         let prompt = codec
             .encode_observation(&self.history, &observation.messages, tools, true)
             .map_err(failed)?;
         live.observe(&prompt, &self.model.decoder);
         self.history.extend_from_slice(&observation.messages);
         self.turn += 1;
-        let stream = self.seed.stream(self.turn, &self.purpose);
-        let live = self
-            .model
-            .write(live, self.planner, stream, self.max_tokens)
-            .await?;
+        let live = self.plan(live, tools).await?;
         let action = codec.decode_action(live.turn()).map_err(failed)?;
         self.history.push(action.clone());
         self.live = Some(live);
@@ -228,6 +292,40 @@ impl Policy for ModelPolicy {
 
     fn token_records(&self) -> Vec<TokenRecord> {
         self.live.as_ref().map(Live::records).unwrap_or_default()
+    }
+}
+
+impl ModelPolicy {
+    /// The dialogue with the agent's next turn.
+    async fn plan(&mut self, mut live: Live, tools: &[Tool]) -> socratiq_envs::Result<Live> {
+        let mut stream = self.seed.stream(self.turn, &self.purpose);
+        let how = match &self.planner {
+            Planner::Tokens(sampling) => How::Tokens(*sampling),
+            Planner::Turn(planner) => How::Planner(planner.clone()),
+            Planner::Message(planner, sampling) => {
+                let mut speaker = ThreadSpeaker {
+                    model: &self.model,
+                    sampling: *sampling,
+                    max_tokens: self.max_tokens,
+                    live: &mut live,
+                    proposed: Vec::new(),
+                };
+                let seed = EpisodeSeed(stream.bits());
+                let (world, history) = (&mut self.world, &self.history);
+                let planned = plan_message(planner, world, &mut speaker, history, tools, seed)
+                    .await
+                    .map_err(failed)?;
+                let chosen = speaker
+                    .proposed
+                    .into_iter()
+                    .find(|(message, _)| *message == planned.message);
+                let (_, live) = chosen.ok_or_else(|| {
+                    EnvError::Invalid("the planner chose what nobody proposed".to_owned())
+                })?;
+                return Ok(live);
+            }
+        };
+        self.model.write(live, how, stream, self.max_tokens).await
     }
 }
 

@@ -24,8 +24,11 @@ pub enum Source {
 }
 
 /// What a language model is told beside its planner.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SourceOptions {
+    /// The model that planners compare a local model with, for log-ratios; a model with adapters has itself
+    /// without them.
+    pub reference: Option<String>,
     /// The longest turn, in tokens.
     pub max_tokens: usize,
     /// How an endpoint is asked.
@@ -37,16 +40,22 @@ impl Source {
     ///
     /// # Errors
     /// When there is no such model, or it cannot be opened.
-    pub fn open(spec: &str, options: SourceOptions) -> Result<Self> {
+    pub fn open(spec: &str, options: &SourceOptions) -> Result<Self> {
         if Style::ALL.iter().any(|style| style.name() == spec) {
             return Ok(Self::Baseline(spec.to_owned()));
         }
         if spec.starts_with("https://") || spec.starts_with("http://") {
             return Ok(Self::Endpoint(Endpoint::new(spec, options.endpoint)?));
         }
-        let path = model_path::resolve(spec)?;
-        let model = LanguageModel::open(&path, Weights::Quantised, &Map::new())?;
-        Ok(Self::Model(ModelThread::of(&model)?))
+        let open = |spec: &str| -> Result<LanguageModel> {
+            let path = model_path::resolve(spec)?;
+            Ok(LanguageModel::open(&path, Weights::Quantised, &Map::new())?)
+        };
+        let reference = options.reference.as_deref().map(open).transpose()?;
+        Ok(Self::Model(ModelThread::of(
+            &open(spec)?,
+            reference.as_ref(),
+        )?))
     }
 
     /// True if planners make a difference to it.
@@ -62,7 +71,7 @@ impl Source {
         &self,
         task: &Task,
         planner: Planner,
-        options: SourceOptions,
+        options: &SourceOptions,
     ) -> Result<MakePolicy> {
         let max_tokens = options.max_tokens;
         Ok(match self {
@@ -71,19 +80,23 @@ impl Source {
                 let found = baselines.find(|(found, _)| found == name);
                 let (_, questioner) =
                     found.with_context(|| format!("`{}` has no policy `{name}`", task.name()))?;
-                Arc::new(move |_| Box::new(questioner.clone()))
+                Arc::new(move |_, _| Box::new(questioner.clone()))
             }
             Self::Model(model) => {
                 let model = model.clone();
-                Arc::new(move |sample| Box::new(model.policy(planner, max_tokens, sample)))
+                Arc::new(move |sample, world| {
+                    Box::new(model.policy(planner.clone(), max_tokens, sample, world))
+                })
             }
             Self::Endpoint(endpoint) => {
-                let Planner::Tokens(sampling) = planner;
+                let Planner::Tokens(sampling) = planner else {
+                    bail!("an endpoint writes token by token: use greedy or sample");
+                };
                 if sampling.top_k > 0 || sampling.min_p > 0.0 {
                     bail!("an endpoint knows temperature and top_p, but no other filter");
                 }
                 let endpoint = endpoint.reconnected()?;
-                Arc::new(move |sample| Box::new(endpoint.policy(sampling, max_tokens, sample)))
+                Arc::new(move |sample, _| Box::new(endpoint.policy(sampling, max_tokens, sample)))
             }
         })
     }

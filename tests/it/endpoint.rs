@@ -10,7 +10,7 @@ use socratiq::Task;
 use socratiq::agents::Sampling;
 use socratiq::endpoint::{Endpoint, EndpointOptions};
 use socratiq::envs::{Policy, RunSeed, Split};
-use socratiq::rollouts::{Key, Played, Rollouts};
+use socratiq::rollouts::{Key, Played, Rollouts, World};
 
 /// A request as the server saw it: its headers, in small letters, and its body.
 type Request = (String, Value);
@@ -66,7 +66,7 @@ impl Server {
         let task: Task = env.parse().unwrap();
         let spec = format!("{}#tiny", self.address);
         let endpoint = Endpoint::with_key(&spec, key, options).unwrap();
-        let policy = Arc::new(move |sample| -> Box<dyn Policy> {
+        let policy = Arc::new(move |sample, _: &World| -> Box<dyn Policy> {
             Box::new(endpoint.policy(Sampling::default(), 50, sample))
         });
         let keys = Key::of_run(RunSeed(0), Split::Train, 1, 1);

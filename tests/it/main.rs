@@ -19,6 +19,7 @@ mod files;
 mod logs;
 mod models;
 mod objectives;
+mod planning;
 mod rollouts;
 mod support;
 mod tidy;

@@ -16,7 +16,7 @@ use socratiq::envs::{
     EnvError, Environment, EpisodeSeed, Message, Observation, Policy, RunSeed, Split, Step,
     Trajectory, TurnLimit,
 };
-use socratiq::rollouts::{Failure, Key, ModelThread, Played, Rollouts, drifted};
+use socratiq::rollouts::{Failure, Key, ModelThread, Played, Rollouts, World, drifted};
 use socratiq::{Planner, Task};
 
 use crate::support::{fails, socratiq, succeeds};
@@ -53,7 +53,7 @@ fn small_decoder(hidden_size: usize, num_layers: usize, context_length: usize) -
 }
 
 fn small_model() -> ModelThread {
-    ModelThread::start(small_decoder(32, 2, 4096), Arc::new(ByteCodec)).unwrap()
+    ModelThread::start(small_decoder(32, 2, 4096), Arc::new(ByteCodec), None).unwrap()
 }
 
 fn keys(count: u64, samples: u32) -> Vec<Key> {
@@ -62,11 +62,16 @@ fn keys(count: u64, samples: u32) -> Vec<Key> {
 
 /// Rollouts in elicitation with a model of random weights.
 fn with_model(model: &ModelThread, concurrency: usize) -> Rollouts {
+    with_planner(model, &Planner::Tokens(Sampling::default()), concurrency)
+}
+
+fn with_planner(model: &ModelThread, planner: &Planner, concurrency: usize) -> Rollouts {
     let task: Task = "elicitation:turn_limit=5,noise=0.2".parse().unwrap();
     let model = model.clone();
-    let planner = Planner::Tokens(Sampling::default());
-    let policy =
-        Arc::new(move |sample| -> Box<dyn Policy> { Box::new(model.policy(planner, 12, sample)) });
+    let planner = planner.clone();
+    let policy = Arc::new(move |sample, world: &World| -> Box<dyn Policy> {
+        Box::new(model.policy(planner.clone(), 12, sample, world))
+    });
     Rollouts {
         concurrency,
         ..Rollouts::new(&task, "elicitation", policy)
@@ -91,6 +96,41 @@ fn trajectories_are_equal_at_any_concurrency() {
     let seeds: Vec<_> = alone.iter().map(|t| t.seed.unwrap()).collect();
     assert_eq!(seeds, keys.iter().map(|key| key.seed).collect::<Vec<_>>());
     assert_ne!(alone[0].messages[2], alone[1].messages[2]);
+}
+
+#[test]
+fn planners_play_whole_episodes_alike_at_any_concurrency() {
+    let decoder = small_decoder(32, 2, 4096);
+    let reference = small_decoder(16, 1, 4096);
+    let model = ModelThread::start(decoder, Arc::new(ByteCodec), Some(reference)).unwrap();
+    let keys = keys(6, 1);
+    for spec in [
+        "beam:width=3",
+        "best-of:n=3,score=log-ratio",
+        "mcts:simulations=8,candidates=4",
+        "best-of:level=turn,n=3,forks=2,max_turns=3",
+        "mcts:level=turn,simulations=4,candidates=2,forks=1,max_turns=2",
+    ] {
+        let planner: Planner = spec.parse().unwrap();
+        let alone = trajectories(&with_planner(&model, &planner, 1).collect(&keys).unwrap());
+        let together = trajectories(&with_planner(&model, &planner, 6).collect(&keys).unwrap());
+        assert!(alone == together, "{spec}");
+        for trajectory in &alone {
+            // Every turn of the agent is in the record, as the policy would have written it.
+            let [record] = &trajectory.tokens[..] else {
+                panic!("{spec}: {} records", trajectory.tokens.len());
+            };
+            let turns = record
+                .action
+                .chunk_by(|a, b| a == b)
+                .filter(|run| run[0] == 1);
+            let said = trajectory
+                .messages
+                .iter()
+                .filter(|turn| turn.reward.is_some());
+            assert_eq!(turns.count(), said.count(), "{spec}");
+        }
+    }
 }
 
 #[test]
@@ -158,7 +198,7 @@ fn drift_is_seen() {
 
 #[test]
 fn a_context_that_is_full_is_a_failure_that_says_so() {
-    let model = ModelThread::start(small_decoder(32, 1, 300), Arc::new(ByteCodec)).unwrap();
+    let model = ModelThread::start(small_decoder(32, 1, 300), Arc::new(ByteCodec), None).unwrap();
     let played = with_model(&model, 4).collect(&keys(6, 1)).unwrap();
     let failed = played.iter().filter_map(|one| one.result.as_ref().err());
     let failures: Vec<String> = failed.map(ToString::to_string).collect();
@@ -260,7 +300,7 @@ fn check_fault(fault: Fault, expected: impl Fn(&Failure) -> bool) {
         }),
         concurrency: 2,
         timeout: Duration::from_millis(400),
-        ..Rollouts::new(&task, "faulty", Arc::new(|_| Box::new(Parrot)))
+        ..Rollouts::new(&task, "faulty", Arc::new(|_, _| Box::new(Parrot)))
     };
     let start = Instant::now();
     let played = rollouts.collect(&keys).unwrap();
@@ -301,7 +341,7 @@ fn a_misbehaving_environment_costs_one_episode_with_a_reason() {
 #[test]
 fn a_run_that_is_told_to_stop_hands_over_what_ended() {
     let task: Task = "bandit".parse().unwrap();
-    let rollouts = Rollouts::new(&task, "bandit", Arc::new(|_| Box::new(Parrot)));
+    let rollouts = Rollouts::new(&task, "bandit", Arc::new(|_, _| Box::new(Parrot)));
     let (stop, mut ended) = (AtomicBool::new(false), 0);
     let stopped = rollouts.run(&keys(1000, 1), &stop, |_| {
         ended += 1;
@@ -328,7 +368,7 @@ fn an_endless_dialogue_is_cut_by_its_size() {
     let task: Task = "bandit".parse().unwrap();
     let rollouts = Rollouts {
         environment: Arc::new(|| Ok(Box::new(TurnLimit::new(Chatty, 1000)))),
-        ..Rollouts::new(&task, "chatty", Arc::new(|_| Box::new(Parrot)))
+        ..Rollouts::new(&task, "chatty", Arc::new(|_, _| Box::new(Parrot)))
     };
     let played = rollouts.collect(&keys(1, 1)).unwrap();
     let failure = played[0].result.as_ref().unwrap_err().to_string();

@@ -1,0 +1,222 @@
+//! Planners that write one turn of an agent: the seam, and what they share.
+
+mod beam;
+mod best_of;
+mod chunk_beam;
+mod mcts;
+mod proxy;
+
+pub use beam::BeamPlanner;
+pub use best_of::BestOfPlanner;
+pub use chunk_beam::ChunkBeamPlanner;
+pub use mcts::{MctsPlanner, TreeSearch};
+pub use proxy::ProxyPlanner;
+
+pub(super) use best_of::{Draws, draw};
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use socratiq_envs::Stream;
+
+use super::objective::Objective;
+use super::tree::Tree;
+use crate::error::{AgentError, Result};
+use crate::generate::{Finish, Generator, Live};
+use crate::kernels::log_sum_exp;
+use crate::model::{Batch, Tape};
+
+/// Writes one turn of an agent with a local model. The canonical use:
+///
+/// ```
+/// # use socratiq_agents::planning::{Models, Planned, TurnPlanner};
+/// # use socratiq_agents::{Live, Prompt, Result};
+/// # use socratiq_envs::Stream;
+/// # fn turn(planner: &dyn TurnPlanner, models: &mut Models<'_>, live: &mut Live, prompt: &Prompt, stream: Stream)
+/// # -> Result<Planned> {
+/// live.observe(prompt, models.policy.decoder());
+/// let planned = planner.write_turn(models, live, stream, 512)?;
+/// let message = models.policy.codec().decode_action(live.turn())?;
+/// # Ok(planned) }
+/// ```
+pub trait TurnPlanner: Debug + Send + Sync {
+    /// Writes a turn of at most `max_tokens` tokens. After it `live` holds the turn with its end, the
+    /// log-probabilities under the policy as it is, and a cache to go on from, as if the turn had been written
+    /// token by token. Equal streams give equal turns.
+    ///
+    /// # Errors
+    /// When a model that the planner needs is not there, or a model fails; `live` has no turn then.
+    fn write_turn(
+        &self,
+        models: &mut Models<'_>,
+        live: &mut Live,
+        stream: Stream,
+        max_tokens: usize,
+    ) -> Result<Planned>;
+}
+
+/// The models that planners work with. All have one vocabulary.
+pub struct Models<'a> {
+    /// Writes.
+    pub policy: &'a mut Generator,
+    /// What the policy was before it learned: a second model, or the same with adapters off.
+    pub reference: Option<&'a mut Generator>,
+    /// A tuned model and what it was before, whose log-ratio guides the policy; where there is none, the policy
+    /// and its reference are the pair.
+    pub guide: Option<(&'a mut Generator, &'a mut Generator)>,
+    /// Asked before every step; once it says true, planners finish with the best that they have.
+    pub interrupted: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Models<'a> {
+    /// Only a policy, never interrupted.
+    pub fn new(policy: &'a mut Generator) -> Self {
+        Self {
+            policy,
+            reference: None,
+            guide: None,
+            interrupted: &|| false,
+        }
+    }
+
+    /// The reference policy.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn reference(&mut self) -> Result<&mut Generator> {
+        self.reference
+            .as_deref_mut()
+            .ok_or_else(|| missing("a reference model"))
+    }
+
+    /// `log π_tuned − log π_untuned` of each completion's tokens after `prefix`, in nats, for the guiding pair.
+    fn guiding_ratios(
+        &mut self,
+        prefix: &[u32],
+        completions: &[Vec<u32>],
+    ) -> Result<Vec<Vec<f64>>> {
+        let (tuned, untuned) = match (&mut self.guide, &mut self.reference) {
+            (Some((tuned, untuned)), _) => (&mut **tuned, &mut **untuned),
+            (None, Some(reference)) => (&mut *self.policy, &mut **reference),
+            (None, None) => return Err(missing("a guide, or a reference model")),
+        };
+        let mut ratios = completion_logprobs(tuned, prefix, completions)?;
+        for (ratios, untuned) in
+            ratios
+                .iter_mut()
+                .zip(completion_logprobs(untuned, prefix, completions)?)
+        {
+            for (ratio, untuned) in ratios.iter_mut().zip(untuned) {
+                *ratio -= untuned;
+            }
+        }
+        Ok(ratios)
+    }
+}
+
+impl Debug for Models<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Models")
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a planner says of the turn that it wrote.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Why the turn ended.
+    pub finish: Finish,
+    /// The turn's score.
+    pub score: f64,
+    /// What it is a score of.
+    pub objective: Objective,
+    /// What was looked at, if the planner searches; its actions are token ids.
+    pub tree: Option<Tree>,
+}
+
+/// What an agent that knows the world's value says of a state: `Σ r + V(s)` for a dialogue's tokens so far.
+type ValueFunction = dyn Fn(&[u32]) -> Result<f64> + Send + Sync;
+
+/// A given value function, for [`Objective::ValueGuided`].
+#[derive(Clone)]
+pub struct Guide {
+    /// Strength of the KL term.
+    pub beta: f64,
+    /// `Σ r + V(s)`, the rewards so far and the value of the state, from all token ids of the state.
+    pub value: Arc<ValueFunction>,
+}
+
+impl Debug for Guide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guide")
+            .field("beta", &self.beta)
+            .finish_non_exhaustive()
+    }
+}
+
+fn missing(what: &str) -> AgentError {
+    AgentError::Planning(format!("this planner needs {what}"))
+}
+
+/// A row of logits as log-probabilities.
+#[derive(Clone, Copy)]
+struct LogProbs<'a> {
+    logits: &'a [f32],
+    normaliser: f64,
+}
+
+impl<'a> LogProbs<'a> {
+    fn new(logits: &'a [f32]) -> Result<Self> {
+        let normaliser = f64::from(log_sum_exp(logits));
+        match normaliser.is_finite() {
+            true => Ok(Self { logits, normaliser }),
+            false => Err(AgentError::NotFinite {
+                what: "a logit".to_owned(),
+            }),
+        }
+    }
+
+    fn of(self, token: u32) -> f64 {
+        f64::from(self.logits[token as usize]) - self.normaliser
+    }
+
+    /// The `count` likeliest tokens, the likeliest first, equally likely ones by id.
+    fn likeliest(self, count: usize) -> Vec<u32> {
+        // A heap of a few on top of one pass: most logits fail the first comparison.
+        let mut best: Vec<(f32, u32)> = Vec::with_capacity(count + 1);
+        let mut least = f32::NEG_INFINITY;
+        for (token, logit) in (0_u32..).zip(self.logits) {
+            if best.len() < count || *logit > least {
+                let at = best.partition_point(|(other, _)| other >= logit);
+                best.insert(at, (*logit, token));
+                best.truncate(count);
+                least = best.last().map_or(f32::NEG_INFINITY, |(logit, _)| *logit);
+            }
+        }
+        best.into_iter().map(|(_, token)| token).collect()
+    }
+}
+
+/// The log-probabilities in nats of completions of one prefix, which is computed once.
+fn completion_logprobs(
+    generator: &Generator,
+    prefix: &[u32],
+    completions: &[Vec<u32>],
+) -> Result<Vec<Vec<f64>>> {
+    let mut batch = Batch::default();
+    let root = batch.push(prefix, std::iter::repeat_n(false, prefix.len()), None)?;
+    for completion in completions.iter().filter(|c| !c.is_empty()) {
+        let scored = std::iter::repeat_n(true, completion.len());
+        batch.push(completion, scored, Some(root))?;
+    }
+    let logprobs =
+        generator
+            .decoder()
+            .logprobs(&batch, generator.adapters(), &mut Tape::default())?;
+    let mut logprobs = logprobs.into_iter().map(f64::from);
+    Ok(completions
+        .iter()
+        .map(|completion| logprobs.by_ref().take(completion.len()).collect())
+        .collect())
+}

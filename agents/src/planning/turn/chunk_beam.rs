@@ -1,0 +1,121 @@
+//! Chunk beam search: a policy writes in chunks, and a second pair of models says which to keep.
+//!
+//! Zhou et al. 2024, "Weak-to-strong search", arXiv:2405.19262, Algorithm 1. Differences: turns that ended stay
+//! among the beams with their scores, and the pair may be the policy and its own reference.
+
+use serde::{Deserialize, Serialize};
+use socratiq_envs::Stream;
+
+use super::best_of::{Draws, draw};
+use super::{Models, Planned, TurnPlanner, missing};
+use crate::error::Result;
+use crate::generate::Live;
+use crate::planning::draft::Draft;
+use crate::planning::objective::Objective;
+use crate::planning::trie::{Step, Trie};
+use crate::sampling::Sampling;
+
+/// Keeps the `width` beams with the highest log-ratio of the guiding pair, of `successors` drawn chunks each.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChunkBeamPlanner {
+    /// Beams (W of the paper).
+    pub width: usize,
+    /// Chunks drawn for each (K).
+    pub successors: usize,
+    /// Tokens of a chunk (L).
+    pub chunk: usize,
+    /// The temperature at which chunks are drawn.
+    pub temperature: f64,
+}
+
+impl Default for ChunkBeamPlanner {
+    fn default() -> Self {
+        Self {
+            width: 4,
+            successors: 4,
+            chunk: 10,
+            temperature: 1.0,
+        }
+    }
+}
+
+impl TurnPlanner for ChunkBeamPlanner {
+    fn write_turn(
+        &self,
+        models: &mut Models<'_>,
+        live: &mut Live,
+        mut stream: Stream,
+        max_tokens: usize,
+    ) -> Result<Planned> {
+        let codec = models.policy.codec().clone();
+        let max_tokens = max_tokens.max(1);
+        let state = live.state().ids().to_vec();
+        let mut trie = Trie::default();
+        let mut found = Vec::new();
+        let mut beams: Vec<(Draft, f64)> = vec![(live.draft(), 0.0)];
+        loop {
+            let is_over = |draft: &Draft| {
+                draft.turn().len() >= max_tokens
+                    || (draft.turn().last()).is_some_and(|(token, _)| codec.is_end_of_turn(*token))
+            };
+            // 1. Draw chunks after every beam that goes on.
+            let (mut next, open): (Vec<_>, Vec<_>) =
+                beams.into_iter().partition(|(draft, _)| is_over(draft));
+            let begun = open.iter().all(|(draft, _)| !draft.turn().is_empty());
+            if open.is_empty() || begun && (models.interrupted)() {
+                next.extend(open);
+                beams = next;
+                break;
+            }
+            let mut drawn = Vec::new();
+            for (draft, _) in open {
+                let draws = Draws {
+                    count: self.successors.max(1),
+                    sampling: Sampling {
+                        temperature: self.temperature,
+                        ..Sampling::default()
+                    },
+                    max_tokens: self.chunk.max(1).min(max_tokens - draft.turn().len()),
+                };
+                let policy = &mut *models.policy;
+                drawn.extend(draw(policy, draft, draws, &mut stream, models.interrupted)?);
+            }
+            // 2. Score them, and keep the best.
+            let turns: Vec<Vec<u32>> = drawn.iter().map(Draft::ids).collect();
+            let ratios = models.guiding_ratios(&state, &turns)?;
+            for (draft, ratios) in drawn.into_iter().zip(ratios) {
+                let mut sum = 0.0;
+                let steps = draft
+                    .turn()
+                    .iter()
+                    .zip(ratios)
+                    .map(|((token, logprob), ratio)| {
+                        sum += ratio;
+                        Step {
+                            action: *token,
+                            logprob: *logprob,
+                            sum,
+                        }
+                    });
+                let node = trie.add_path(steps);
+                if is_over(&draft) {
+                    found.push((node, sum));
+                }
+                next.push((draft, sum));
+            }
+            next.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+            next.truncate(self.width.max(1));
+            beams = next;
+        }
+        beams.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        let best = beams.into_iter().next();
+        let (draft, score) = best.ok_or_else(|| missing("at least one beam"))?;
+        Ok(Planned {
+            finish: live.adopt(draft, &*codec),
+            score,
+            objective: Objective::LogRatio,
+            tree: Some(trie.into_tree(found)),
+        })
+    }
+}

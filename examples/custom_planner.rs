@@ -1,0 +1,117 @@
+//! A planner of one's own in one file: it never says the same token twice in a row, and takes the likeliest else.
+//!
+//! Run it with `cargo run --example custom_planner`. The model is small, random and made here; any other works.
+
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::sync::Arc;
+
+use socratiq::agents::kernels::Activation;
+use socratiq::agents::model::{Adapters, Decoder, Family, ModelConfig, NormKind, Positions};
+use socratiq::agents::planning::{BeamPlanner, Guide, Models, Objective, Planned, TurnPlanner};
+use socratiq::agents::{AgentError, ByteCodec, Codec, Generator, Live};
+use socratiq::envs::{Message, RunSeed, Stream};
+
+/// Takes the likeliest token that is not the one before.
+#[derive(Debug)]
+struct NoEcho;
+
+impl TurnPlanner for NoEcho {
+    fn write_turn(
+        &self,
+        models: &mut Models<'_>,
+        live: &mut Live,
+        _stream: Stream,
+        max_tokens: usize,
+    ) -> Result<Planned, AgentError> {
+        let codec = models.policy.codec().clone();
+        let mut draft = live.draft();
+        while draft.turn().len() < max_tokens.max(1) {
+            let logits = models.policy.read(&mut [&mut draft])?;
+            let before = draft.turn().last().map(|(token, _)| *token);
+            let others = (0_u32..)
+                .zip(logits)
+                .filter(|(token, _)| Some(*token) != before);
+            let Some((token, logit)) = others.max_by(|(_, a), (_, b)| a.total_cmp(b)) else {
+                break;
+            };
+            let normaliser = logits.iter().map(|logit| logit.exp()).sum::<f32>().ln();
+            draft.push(token, f64::from(logit - normaliser));
+            if codec.is_end_of_turn(token) {
+                break;
+            }
+        }
+        let score = draft.logprob();
+        Ok(Planned {
+            finish: live.adopt(draft, &*codec),
+            score,
+            objective: Objective::Likelihood,
+            tree: None,
+        })
+    }
+}
+
+fn main() -> Result<(), AgentError> {
+    let decoder = Arc::new(Decoder::random(shape(), &mut RunSeed(0).stream("weights"))?);
+    let (policy, codec) = (decoder.clone(), Arc::new(ByteCodec));
+    let mut policy = Generator::new(policy, codec.clone(), Adapters::On);
+    let mut reference = Generator::new(decoder.clone(), codec.clone(), Adapters::On);
+    let prompt = codec.encode_observation(&[], &[Message::user("Say something.")], &[], true)?;
+
+    // A value function makes any search a guided one (Eq. 12): here it likes turns with the byte `e`.
+    let likes = Guide {
+        beta: 1.0,
+        value: Arc::new(|ids| Ok(ids.iter().filter(|id| **id == u32::from(b'e')).count() as f64)),
+    };
+    let guided = BeamPlanner {
+        width: 3,
+        objective: Objective::ValueGuided,
+        guide: Some(likes),
+        ..BeamPlanner::default()
+    };
+    for planner in [&NoEcho as &dyn TurnPlanner, &guided] {
+        let mut live = Live::new(&decoder);
+        live.observe(&prompt, &decoder);
+        let mut models = Models {
+            reference: Some(&mut reference),
+            ..Models::new(&mut policy)
+        };
+        let stream = RunSeed(0).stream("turn");
+        let planned = planner.write_turn(&mut models, &mut live, stream, 12)?;
+        println!(
+            "{planner:?}\n  {:?}, score {:.3}",
+            live.turn(),
+            planned.score
+        );
+    }
+    Ok(())
+}
+
+fn shape() -> ModelConfig {
+    ModelConfig {
+        family: Family::Llama,
+        vocab_size: ByteCodec::VOCABULARY,
+        hidden_size: 32,
+        num_layers: 2,
+        num_heads: 2,
+        num_kv_heads: 1,
+        head_dim: 16,
+        intermediate_size: 64,
+        context_length: 256,
+        norm: NormKind::Rms,
+        norm_eps: 1e-5,
+        positions: Positions::Rotary {
+            theta: 10_000.0,
+            rotary_dim: 16,
+            scaling: None,
+        },
+        sliding_window: None,
+        activation: Activation::SwiGlu,
+        qkv_bias: false,
+        attention_output_bias: false,
+        mlp_bias: false,
+        qk_norm: false,
+        parallel_residual: false,
+        tie_embeddings: true,
+    }
+}

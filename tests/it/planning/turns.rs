@@ -1,0 +1,362 @@
+//! Planners that write turns: what they leave behind, and what they equal.
+
+use std::sync::Arc;
+
+use socratiq::agents::model::{Adapters, Batch, Decoder, Tape};
+use socratiq::agents::planning::{
+    BeamPlanner, BestOfPlanner, ChunkBeamPlanner, Guide, Gumbel, MctsPlanner, Models, NodeId,
+    Objective, Planned, ProxyPlanner, Puct, TreeSearch, TurnPlanner,
+};
+use socratiq::agents::{Finish, Live, Prompt, Sampling};
+use socratiq::envs::{EpisodeSeed, RunSeed, TokenRecord};
+
+use super::{dialogue, generator};
+use crate::models;
+use crate::support::assert_close;
+
+const PROMPT: [u32; 5] = [7, 3, 3, 40, 11];
+const ENDS: [u32; 2] = [2, 17];
+
+/// A policy and a reference of the same shape.
+fn pair() -> (Arc<Decoder>, Arc<Decoder>) {
+    let policy = models::golden().cases[0].open();
+    let config = policy.config().clone();
+    let mut reference = Decoder::random(config, &mut RunSeed(1).stream("reference")).unwrap();
+    // Near the policy, as a reference is.
+    reference.blend(&policy, 0.7);
+    (Arc::new(policy), Arc::new(reference))
+}
+
+fn mcts(search: TreeSearch, objective: Objective) -> MctsPlanner {
+    MctsPlanner {
+        search,
+        objective,
+        candidates: 6,
+        guide: None,
+    }
+}
+
+fn planners() -> Vec<(&'static str, Box<dyn TurnPlanner>)> {
+    let gumbel = Gumbel {
+        num_simulations: 12,
+        batch: 4,
+        ..Gumbel::default()
+    };
+    let puct = Puct {
+        num_simulations: 12,
+        ..Puct::default()
+    };
+    vec![
+        ("beam", Box::new(BeamPlanner::default())),
+        (
+            "beam by log-ratio",
+            Box::new(BeamPlanner {
+                objective: Objective::LogRatio,
+                ..BeamPlanner::default()
+            }),
+        ),
+        ("best-of", Box::new(BestOfPlanner::default())),
+        (
+            "gumbel",
+            Box::new(mcts(TreeSearch::Gumbel(gumbel), Objective::LogRatio)),
+        ),
+        (
+            "puct",
+            Box::new(mcts(TreeSearch::Puct(puct), Objective::Likelihood)),
+        ),
+        (
+            "proxy",
+            Box::new(ProxyPlanner {
+                alpha: 1.5,
+                temperature: 1.0,
+            }),
+        ),
+        (
+            "chunk-beam",
+            Box::new(ChunkBeamPlanner {
+                chunk: 3,
+                ..ChunkBeamPlanner::default()
+            }),
+        ),
+    ]
+}
+
+/// Plays two turns; between them the environment says two tokens.
+fn play(planner: &dyn TurnPlanner, seed: u64) -> (TokenRecord, Vec<Planned>) {
+    let (policy, reference) = pair();
+    let (mut own, mut other) = (generator(&policy, &ENDS), generator(&reference, &ENDS));
+    let mut models = Models {
+        reference: Some(&mut other),
+        ..Models::new(&mut own)
+    };
+    let mut live = dialogue(&policy, &PROMPT);
+    let planned = (0..2).map(|turn| {
+        if turn == 1 {
+            live.observe(&Prompt::Append(vec![11, 12]), &policy);
+        }
+        let stream = EpisodeSeed(seed).stream(turn, "policy");
+        let planned = planner
+            .write_turn(&mut models, &mut live, stream, 9)
+            .unwrap();
+        assert!(!live.is_writing());
+        planned
+    });
+    let planned = planned.collect();
+    (live.records().remove(0), planned)
+}
+
+#[test]
+fn planned_turns_are_recorded_as_if_written_token_by_token() {
+    let (policy, _) = pair();
+    for (name, planner) in planners() {
+        let (record, planned) = play(&*planner, 3);
+        let (again, _) = play(&*planner, 3);
+        assert_eq!(record, again, "{name}: equal streams give equal turns");
+        // The log-probabilities are the policy's of these tokens, computed from scratch.
+        let scratch = policy
+            .logprobs(
+                &Batch::sequence(&record.ids),
+                Adapters::On,
+                &mut Tape::default(),
+            )
+            .unwrap();
+        let mut scored = 0;
+        for (at, (logprob, action)) in record.logprob.iter().zip(&record.action).enumerate() {
+            assert_eq!(logprob.is_some(), *action == 1, "{name}");
+            if let Some(logprob) = logprob {
+                assert!(
+                    (logprob - f64::from(scratch[at - 1])).abs() < 1e-4,
+                    "{name}"
+                );
+                scored += 1;
+            }
+        }
+        assert!(scored > 0 && scored <= 18, "{name}");
+        // Each turn ends once: with an end that the model chose, or one that nobody did.
+        let ends: Vec<usize> = (PROMPT.len()..record.ids.len())
+            .filter(|at| ENDS.contains(&record.ids[*at]))
+            .collect();
+        assert_eq!(ends.len(), 2, "{name}: {record:?}");
+        for (end, planned) in ends.iter().zip(&planned) {
+            let chosen = record.action[*end] == 1;
+            assert_eq!(chosen, planned.finish == Finish::EndOfTurn, "{name}");
+            assert!(planned.score.is_finite(), "{name}");
+        }
+    }
+}
+
+/// What follows a planned turn is what follows the same tokens read anew.
+#[test]
+fn a_dialogue_goes_on_from_a_planned_turn() {
+    let (policy, reference) = pair();
+    for (name, planner) in planners() {
+        let (mut own, mut other) = (generator(&policy, &ENDS), generator(&reference, &ENDS));
+        let mut live = dialogue(&policy, &PROMPT);
+        let mut models = Models {
+            reference: Some(&mut other),
+            ..Models::new(&mut own)
+        };
+        let stream = EpisodeSeed(5).stream(0, "policy");
+        planner
+            .write_turn(&mut models, &mut live, stream, 6)
+            .unwrap();
+        let mut fresh = dialogue(&policy, live.state().ids());
+        let mut logprobs = Vec::new();
+        for live in [&mut live, &mut fresh] {
+            live.begin_turn(Sampling::GREEDY, EpisodeSeed(0).stream(0, "policy"), 5);
+            own.finish(&mut [live]).unwrap();
+            logprobs.push((
+                live.turn().to_vec(),
+                live.turn_logprobs().collect::<Vec<_>>(),
+            ));
+        }
+        assert_eq!(logprobs[0].0, logprobs[1].0, "{name}");
+        for (a, b) in logprobs[0].1.iter().zip(&logprobs[1].1) {
+            assert!((a - b).abs() < 1e-4, "{name}");
+        }
+    }
+}
+
+fn greedy(decoder: &Arc<Decoder>, max_tokens: usize) -> Live {
+    let mut live = dialogue(decoder, &PROMPT);
+    live.begin_turn(
+        Sampling::GREEDY,
+        EpisodeSeed(0).stream(0, "policy"),
+        max_tokens,
+    );
+    generator(decoder, &ENDS).finish(&mut [&mut live]).unwrap();
+    live
+}
+
+fn one_turn(planner: &dyn TurnPlanner, max_tokens: usize) -> (TokenRecord, Planned) {
+    let (policy, reference) = pair();
+    let (mut own, mut other) = (generator(&policy, &ENDS), generator(&reference, &ENDS));
+    let mut models = Models {
+        reference: Some(&mut other),
+        ..Models::new(&mut own)
+    };
+    let mut live = dialogue(&policy, &PROMPT);
+    let stream = EpisodeSeed(0).stream(0, "policy");
+    let planned = planner
+        .write_turn(&mut models, &mut live, stream, max_tokens)
+        .unwrap();
+    (live.records().remove(0), planned)
+}
+
+#[test]
+fn planners_with_nothing_to_plan_are_greedy() {
+    let (policy, reference) = pair();
+    let expected = greedy(&policy, 12).records().remove(0);
+    let one_beam = BeamPlanner {
+        width: 1,
+        ..BeamPlanner::default()
+    };
+    // To the last bit, cache and all.
+    assert_eq!(one_turn(&one_beam, 12).0, expected);
+    let one_draw = BestOfPlanner {
+        n: 1,
+        temperature: 0.0,
+        score: Objective::Likelihood,
+        ..BestOfPlanner::default()
+    };
+    assert_eq!(one_turn(&one_draw, 12).0, expected);
+    let one_candidate = MctsPlanner {
+        candidates: 1,
+        ..mcts(TreeSearch::Gumbel(Gumbel::default()), Objective::Likelihood)
+    };
+    assert_eq!(one_turn(&one_candidate, 12).0, expected);
+    // α = 1 is the policy, α = 0 the reference.
+    let proxy = |alpha| ProxyPlanner {
+        alpha,
+        temperature: 0.0,
+    };
+    assert_eq!(one_turn(&proxy(1.0), 12).0.ids, expected.ids);
+    let expected = greedy(&reference, 12).records().remove(0);
+    assert_eq!(one_turn(&proxy(0.0), 12).0.ids, expected.ids);
+}
+
+#[test]
+fn scores_are_sums_over_the_turn() {
+    let (policy, reference) = pair();
+    let sums = |record: &TokenRecord| {
+        let of = |decoder: &Decoder| -> f64 {
+            let logprobs = decoder
+                .logprobs(
+                    &Batch::sequence(&record.ids),
+                    Adapters::On,
+                    &mut Tape::default(),
+                )
+                .unwrap();
+            (record.action.iter().enumerate())
+                .filter(|(_, action)| **action == 1)
+                .map(|(at, _)| f64::from(logprobs[at - 1]))
+                .sum()
+        };
+        (of(&policy), of(&reference))
+    };
+    for (name, planner) in planners() {
+        let (record, planned) = one_turn(&*planner, 9);
+        let (likelihood, reference) = sums(&record);
+        match (name, planned.objective) {
+            ("proxy", _) => {}
+            (_, Objective::Likelihood) => assert_close(planned.score, likelihood, 1e-4),
+            (_, Objective::LogRatio) => assert_close(planned.score, likelihood - reference, 1e-4),
+            other => panic!("{other:?}"),
+        }
+        if let (Some(tree), "beam" | "beam by log-ratio" | "best-of" | "chunk-beam") =
+            (planned.tree, name)
+        {
+            assert_close(tree.node(NodeId::ROOT).value, planned.score, 1e-9);
+        }
+    }
+}
+
+/// With `Σ r + V = β (log π − log π_ref)` of the prefix, Eq. 12's score is β times the log-likelihood, so that
+/// guided and likelihood search say the same.
+#[test]
+fn a_given_value_guides_as_the_policy_itself_would() {
+    let (policy, reference) = pair();
+    let beta = 0.4;
+    let value = move |ids: &[u32]| {
+        let of = |decoder: &Decoder| -> socratiq::agents::Result<f64> {
+            let batch = Batch::sequence(ids);
+            let logprobs = decoder.logprobs(&batch, Adapters::On, &mut Tape::default())?;
+            let turn = &logprobs[PROMPT.len() - 1..];
+            Ok(turn.iter().map(|x| f64::from(*x)).sum())
+        };
+        Ok(beta * (of(&policy)? - of(&reference)?))
+    };
+    let guide = Guide {
+        beta,
+        value: Arc::new(value),
+    };
+    let guided = BeamPlanner {
+        width: 3,
+        objective: Objective::ValueGuided,
+        guide: Some(guide.clone()),
+        early_stopping: socratiq::agents::planning::EarlyStopping::Never,
+        ..BeamPlanner::default()
+    };
+    let plain = BeamPlanner {
+        objective: Objective::Likelihood,
+        guide: None,
+        ..guided.clone()
+    };
+    let ((guided, score), (plain, likelihood)) = (one_turn(&guided, 6), one_turn(&plain, 6));
+    assert_eq!(guided.ids, plain.ids);
+    assert_close(score.score, beta * likelihood.score, 1e-3);
+
+    let search = TreeSearch::Gumbel(Gumbel {
+        num_simulations: 16,
+        ..Gumbel::default()
+    });
+    let mut by_value = mcts(search, Objective::ValueGuided);
+    by_value.guide = Some(guide);
+    let likelihood = mcts(search, Objective::Likelihood);
+    assert_eq!(one_turn(&by_value, 3).0.ids, one_turn(&likelihood, 3).0.ids);
+}
+
+#[test]
+fn what_a_planner_lacks_is_said() {
+    let (policy, _) = pair();
+    let mut own = generator(&policy, &ENDS);
+    let fails = |planner: &dyn TurnPlanner, own: &mut socratiq::agents::Generator| {
+        let mut live = dialogue(&policy, &PROMPT);
+        let stream = EpisodeSeed(0).stream(0, "policy");
+        planner
+            .write_turn(&mut Models::new(own), &mut live, stream, 4)
+            .unwrap_err()
+            .to_string()
+    };
+    let error = fails(&BestOfPlanner::default(), &mut own);
+    assert!(error.contains("needs a reference model"), "{error}");
+    let error = fails(&ChunkBeamPlanner::default(), &mut own);
+    assert!(
+        error.contains("needs a guide, or a reference model"),
+        "{error}"
+    );
+    let search = TreeSearch::Gumbel(Gumbel::default());
+    let error = fails(&mcts(search, Objective::LengthNormalised), &mut own);
+    assert!(error.contains("use beam or best-of"), "{error}");
+}
+
+#[test]
+fn an_interrupted_planner_says_what_it_has() {
+    let (policy, reference) = pair();
+    for (name, planner) in planners() {
+        let (mut own, mut other) = (generator(&policy, &ENDS), generator(&reference, &ENDS));
+        let mut models = Models {
+            reference: Some(&mut other),
+            interrupted: &|| true,
+            ..Models::new(&mut own)
+        };
+        let mut live = dialogue(&policy, &PROMPT);
+        let stream = EpisodeSeed(0).stream(0, "policy");
+        planner
+            .write_turn(&mut models, &mut live, stream, 50)
+            .unwrap();
+        let written = live.turn().len();
+        assert!(written <= 3, "{name}: {written}");
+        assert!(live.turn_logprobs().count() > 0, "{name}");
+    }
+}
