@@ -129,9 +129,9 @@ fn serve(mut generator: Generator, turns: &Receiver<Turn>) {
         // 1. Whoever waits joins.
         if writing.is_empty() {
             let Ok(turn) = turns.recv() else { return };
-            writing.extend(begin(turn));
+            begin(turn, &mut writing);
         }
-        writing.extend(turns.try_iter().filter_map(begin));
+        turns.try_iter().for_each(|turn| begin(turn, &mut writing));
         // 2. Nobody waits for the turns of an episode that was given up.
         writing.retain(|turn| !turn.answer.is_canceled());
         // 3. Everyone gets a token.
@@ -163,7 +163,7 @@ struct Writing {
 }
 
 /// Lets a turn join the batch; a planner that does not go token by token writes its whole turn here, alone.
-fn begin(turn: Turn) -> Option<Writing> {
+fn begin(turn: Turn, writing: &mut Vec<Writing>) {
     let Turn {
         mut live,
         planner,
@@ -172,9 +172,11 @@ fn begin(turn: Turn) -> Option<Writing> {
         answer,
     } = turn;
     match planner {
-        Planner::Tokens(sampling) => live.begin_turn(sampling, stream, max_tokens),
+        Planner::Tokens(sampling) => {
+            live.begin_turn(sampling, stream, max_tokens);
+            writing.push(Writing { live, answer });
+        }
     }
-    Some(Writing { live, answer })
 }
 
 /// A language model as a policy.
