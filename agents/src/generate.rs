@@ -230,15 +230,15 @@ impl Generator {
             return Ok(());
         }
         let beginning = &live.unread[..live.unread.len() - 1];
-        let mut opening = match self.openings.iter().position(|(ids, _)| ids == beginning) {
-            Some(place) => self.openings.remove(place),
-            None => {
-                let mut cache = Cache::new(&self.decoder);
-                let steps = &mut [(&mut cache, beginning)];
-                self.decoder
-                    .extend(steps, self.adapters, &mut self.memory)?;
-                (beginning.to_vec(), cache)
-            }
+        let known = self.openings.iter().position(|(ids, _)| ids == beginning);
+        let mut opening = if let Some(place) = known {
+            self.openings.remove(place)
+        } else {
+            let mut cache = Cache::new(&self.decoder);
+            let steps = &mut [(&mut cache, beginning)];
+            self.decoder
+                .extend(steps, self.adapters, &mut self.memory)?;
+            (beginning.to_vec(), cache)
         };
         live.cache = opening.1.fork();
         live.unread.drain(..opening.0.len());

@@ -450,7 +450,7 @@ fn a_run_that_is_killed_loses_no_finished_episode() {
         .unwrap();
     let written = || std::fs::read_to_string(&path).unwrap_or_default();
     let start = Instant::now();
-    while written().lines().count() < 20 && start.elapsed() < Duration::from_secs(60) {
+    while written().lines().count() < 20 && start.elapsed() < Duration::from_mins(1) {
         std::thread::sleep(Duration::from_millis(2));
     }
     let before = written();
