@@ -3,5 +3,6 @@
 pub mod generation;
 mod machine;
 pub mod rollouts;
+pub mod training;
 
 pub use machine::{Machine, peak_memory_gb};

@@ -6,7 +6,7 @@
 //! length rules live in one place, and every loss is a few lines on tensors of one entry per completion.
 //! Gradients flow through candle's autograd to the sums, and from there the decoder carries them on.
 //!
-//! Notation: ρ = Σ_t w_t (log π(a_t|s_t) − log π_ref(a_t|s_t)) over a completion, Δ = ρ_chosen − ρ_rejected.
+//! Notation: ρ = `Σ_t` `w_t` (log `π(a_t|s_t)` − log `π_ref(a_t|s_t)`) over a completion, Δ = `ρ_chosen` − `ρ_rejected`.
 
 mod config;
 mod divergence;

@@ -29,12 +29,44 @@ use crate::message::{Message, Role};
 use crate::seed::EpisodeSeed;
 use crate::turn_limit::TurnLimit;
 
+/// Which of a table's items may be the hidden one. The agent is not told: to it, any may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ItemSet {
+    /// Every item.
+    #[default]
+    All,
+    /// Those that agents learn from: all but every sixth.
+    Train,
+    /// Every sixth item, which no episode of `train` is about.
+    HeldOut,
+}
+
+impl ItemSet {
+    /// One item in so many is held out.
+    const EVERY: usize = 6;
+
+    /// Whether each of `count` items may be hidden, `[count]`.
+    pub fn possible(self, count: usize) -> Vec<bool> {
+        let held_out = |item: usize| item % Self::EVERY == Self::EVERY - 1;
+        (0..count)
+            .map(|item| match self {
+                Self::All => true,
+                Self::Train => !held_out(item),
+                Self::HeldOut => held_out(item),
+            })
+            .collect()
+    }
+}
+
 /// The settings of an elicitation task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ElicitationConfig {
     /// The table's name, or the file that holds it.
     pub table: String,
+    /// Which of the table's items the user has in mind.
+    pub items: ItemSet,
     /// Probability that an answer is the opposite of the truth; each question draws anew.
     pub noise: f64,
     /// Probability that the user answers "no idea".
@@ -52,6 +84,7 @@ impl Default for ElicitationConfig {
     fn default() -> Self {
         Self {
             table: "everyday".to_owned(),
+            items: ItemSet::All,
             noise: 0.0,
             terse: 0.0,
             success_reward: 1.0,
@@ -132,6 +165,8 @@ struct Running {
     turn: u32,
     questions: u32,
     belief: Belief,
+    /// The bits that are missing before any answer.
+    prior: f64,
 }
 
 impl Elicitation {
@@ -141,6 +176,12 @@ impl Elicitation {
     /// [`EnvError::Invalid`] when a setting has no meaning.
     pub fn new(config: ElicitationConfig, table: Arc<Table>) -> Result<TurnLimit<Self>> {
         config.validate()?;
+        if !config.items.possible(table.items().len()).contains(&true) {
+            return Err(EnvError::Invalid(format!(
+                "`items`: a table of {} items holds none out",
+                table.items().len()
+            )));
+        }
         let limit = config.turn_limit;
         let environment = Self {
             config,
@@ -184,14 +225,16 @@ fn article(noun: &str) -> &'static str {
 #[async_trait]
 impl Environment for Elicitation {
     async fn reset(&mut self, seed: EpisodeSeed) -> Result<Observation> {
-        let items = self.table.items().len();
+        let possible = self.config.items.possible(self.table.items().len());
+        let items: Vec<usize> = (0..possible.len()).filter(|item| possible[*item]).collect();
         self.over = false;
         self.episode = Some(Running {
             seed,
-            hidden: seed.stream(0, "hidden item").below(items),
+            hidden: items[seed.stream(0, "hidden item").below(items.len())],
             turn: 0,
             questions: 0,
-            belief: Belief::uniform(items),
+            prior: (items.len() as f64).log2(),
+            belief: Belief::among(&possible),
         });
         Ok(Observation::new(self.opening()))
     }
@@ -247,7 +290,7 @@ impl Environment for Elicitation {
             questions: episode.questions,
             asked,
             bits: before - after,
-            total_bits: (table.items().len() as f64).log2() - after,
+            total_bits: episode.prior - after,
             candidates: episode.belief.candidates(),
             success,
         };

@@ -107,17 +107,16 @@ impl Bench<'_> {
         self.best(3, |bench| {
             let mut trunk = Cache::new(bench.decoder);
             bench.read(&mut [&mut trunk], prompt)?;
-            let mut caches: Vec<Cache> = match beams {
-                true => (0..count).map(|_| trunk.fork()).collect(),
-                false => {
-                    let mut caches: Vec<Cache> =
-                        (1..count).map(|_| Cache::new(bench.decoder)).collect();
-                    for cache in &mut caches {
-                        bench.read(&mut [cache], prompt)?;
-                    }
-                    caches.push(trunk);
-                    caches
+            let mut caches: Vec<Cache> = if beams {
+                (0..count).map(|_| trunk.fork()).collect()
+            } else {
+                let mut caches: Vec<Cache> =
+                    (1..count).map(|_| Cache::new(bench.decoder)).collect();
+                for cache in &mut caches {
+                    bench.read(&mut [cache], prompt)?;
                 }
+                caches.push(trunk);
+                caches
             };
             let mut failed = None;
             let seconds = time(|| {

@@ -12,7 +12,7 @@ use socratiq::agents::LanguageModel;
 use socratiq::agents::chat::{ChatCodec, Tokenizer};
 use socratiq::agents::kernels::Activation;
 use socratiq::agents::model::{Decoder, Family, ModelConfig, NormKind, Positions, Weights};
-use socratiq::bench::{Machine, generation, peak_memory_gb, rollouts};
+use socratiq::bench::{Machine, generation, peak_memory_gb, rollouts, training};
 use socratiq::envs::{RunSeed, Split};
 use socratiq::model_path;
 use socratiq::rollouts::{Key, ModelThread, Rollouts, Source, SourceOptions};
@@ -22,8 +22,36 @@ use socratiq::rollouts::{Key, ModelThread, Rollouts, Source, SourceOptions};
 pub(crate) enum Bench {
     /// Prefill and decoding
     Generate(GenerateOptions),
+    /// Updates on preference pairs
+    Train(TrainOptions),
     /// Episodes, one at a time and many together
     Rollout(RolloutOptions),
+}
+
+/// How to measure training.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TrainOptions {
+    /// Random weights of a known shape
+    #[arg(long, default_value = "smollm2-135m")]
+    shape: String,
+    /// Tokens that chosen and rejected share
+    #[arg(long, default_value_t = 384)]
+    shared: usize,
+    /// Tokens that each of them has alone
+    #[arg(long, default_value_t = 128)]
+    own: usize,
+    /// Pairs per update
+    #[arg(long, default_value_t = 2)]
+    pairs: usize,
+    /// Updates to time
+    #[arg(long, default_value_t = 5)]
+    updates: usize,
+    /// Rank of low-rank updates of all linear layers in place of full fine-tuning
+    #[arg(long, default_value_t = 0, value_name = "R")]
+    lora: usize,
+    /// Python of an environment with `trl` (and `peft` for --lora) to compare with
+    #[arg(long, value_name = "PYTHON")]
+    peer: Option<PathBuf>,
 }
 
 /// How to measure rollouts.
@@ -67,6 +95,7 @@ pub(crate) struct GenerateOptions {
 pub(crate) fn bench(bench: &Bench) -> Result<()> {
     let result = match bench {
         Bench::Generate(options) => generate(options)?,
+        Bench::Train(options) => train(options)?,
         Bench::Rollout(options) => rollout(options)?,
     };
     writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&result)?)?;
@@ -103,6 +132,27 @@ fn generate(options: &GenerateOptions) -> Result<Value> {
         let model = path.as_ref().map(|path| path.display().to_string());
         let request = json!({"shape": options.shape, "model": model, "prefill": options.prefill});
         result["peer"] = peer(python, "generate.py", &request)?;
+    }
+    Ok(result)
+}
+
+fn train(options: &TrainOptions) -> Result<Value> {
+    let work = training::Work {
+        shared: options.shared,
+        own: options.own,
+        pairs: options.pairs,
+        updates: options.updates,
+        lora: options.lora,
+    };
+    let machine = Machine::measure();
+    let measured = training::measure(shape(&options.shape)?, work, &machine)?;
+    let mut result = json!({"shape": options.shape});
+    merge(&mut result, json!(machine));
+    merge(&mut result, json!(measured));
+    if let Some(python) = &options.peer {
+        let mut request = json!({"shape": options.shape});
+        merge(&mut request, json!(work));
+        result["peer"] = peer(python, "train.py", &request)?;
     }
     Ok(result)
 }

@@ -113,7 +113,7 @@ pub(crate) fn generate(options: &Options) -> Result<()> {
         writeln!(out)?;
     }
     let first = first.unwrap_or_default();
-    let rest = (seconds - first).as_secs_f64();
+    let rest = seconds.saturating_sub(first).as_secs_f64();
     writeln!(
         io::stderr(),
         "{read_tokens} tokens read, {} written; model loaded in {:.2} s, first token after {:.2} s, then {:.0} \

@@ -1,6 +1,9 @@
 //! The `[objective]` table: which losses, and the settings that belong to them.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{self, IntoDeserializer as _, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::divergence::Divergence;
 
@@ -20,7 +23,7 @@ pub enum Kind {
     Cdpo,
     /// DPO unbiased under flipped labels.
     Robust,
-    /// The hinge of SLiC.
+    /// The hinge of `SLiC`.
     Hinge,
     /// IPO on means per token.
     Ipo,
@@ -42,11 +45,11 @@ pub enum Kind {
     ApoZero,
     /// APO for chosen answers worse than the model's.
     ApoDown,
-    /// DiscoPOP.
+    /// `DiscoPOP`.
     Discopop,
     /// KTO, of feedback or of pairs taken apart.
     Kto,
-    /// SimPO: no reference.
+    /// `SimPO`: no reference.
     Simpo,
     /// ORPO: no reference.
     Orpo,
@@ -119,7 +122,7 @@ impl Kind {
 }
 
 /// One loss, or several that are added.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Kinds {
     /// One.
@@ -136,6 +139,29 @@ pub struct Weighted {
     pub kind: Kind,
     /// How much it counts.
     pub weight: f64,
+}
+
+/// By hand, so that a name that is not known is answered with those that are.
+impl<'de> Deserialize<'de> for Kinds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = Kinds;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a kind, or a list of kinds with weights")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Kinds, E> {
+                Kind::deserialize(name.into_deserializer()).map(Kinds::One)
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Kinds, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(list)).map(Kinds::Sum)
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
 }
 
 impl Kinds {
@@ -232,10 +258,10 @@ pub struct Objective {
     /// γ of `simpo`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_margin: Option<f64>,
-    /// λ_D of `kto`.
+    /// `λ_D` of `kto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desirable_weight: Option<f64>,
-    /// λ_U of `kto`.
+    /// `λ_U` of `kto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undesirable_weight: Option<f64>,
     /// Only trajectories with at least this return are learnt from. For `sft`: filtered behaviour cloning.
@@ -289,109 +315,117 @@ impl Objective {
         if self.kind.with_weights().next().is_none() {
             return Err("`kind`: an empty list has no loss".to_owned());
         }
-        let is = |kinds: &[Kind]| self.kind.any(|kind| kinds.contains(&kind));
-        let range = |name: &str, value: Option<f64>, low: f64, high: f64| match value {
-            Some(value) if !(low..=high).contains(&value) => {
-                Err(format!("`{name}`: {value} is not in [{low}, {high}]"))
-            }
-            _ => Ok(()),
-        };
-        let belongs = |name: &str, set: bool, to: bool| match set && !to {
-            true => Err(format!(
-                "`{name}` has no meaning for this `kind`; leave it out"
-            )),
-            false => Ok(()),
-        };
         if !(self.beta > 0.0 && self.beta.is_finite()) {
             return Err(format!("`beta`: {} is not above 0", self.beta));
         }
+        self.check_belonging()?;
+        self.check_ranges()?;
+        let is = |kinds: &[Kind]| self.kind.any(|kind| kinds.contains(&kind));
+        let problem = if self.label_smoothing.is_none_or(|epsilon| epsilon <= 0.0)
+            && is(&[Kind::ExoPair, Kind::Robust, Kind::Cdpo])
+        {
+            "`label_smoothing`: `exo_pair`, `robust` and `cdpo` need one above 0, such as 0.1"
+        } else if self.label_smoothing.is_some_and(|epsilon| epsilon >= 0.5) && is(&[Kind::Robust])
+        {
+            "`label_smoothing`: `robust` needs one below 0.5"
+        } else if is(&[Kind::Dmpo, Kind::Cpl]) && self.gamma.is_none() {
+            "`gamma`: `dmpo` and `cpl` need a discount, such as 0.9"
+        } else if is(&[Kind::Dmpo, Kind::Cpl]) && self.kind.with_weights().count() > 1 {
+            "`kind`: `dmpo` and `cpl` weigh tokens in their own way and cannot be added to others"
+        } else if self.kind.any(Kind::needs_divergence) && self.turns != Turns::All {
+            "`turns`: TDPO is defined over all tokens"
+        } else {
+            return Ok(());
+        };
+        Err(problem.to_owned())
+    }
+
+    /// Finds settings that no loss of the objective looks at.
+    fn check_belonging(&self) -> Result<(), String> {
+        let is = |kinds: &[Kind]| self.kind.any(|kind| kinds.contains(&kind));
         let of_delta = self.kind.any(Kind::is_of_delta);
-        let smoothing = self.label_smoothing;
-        belongs(
-            "label_smoothing",
-            smoothing.is_some(),
-            self.kind.any(Kind::takes_smoothing),
-        )?;
-        range("label_smoothing", smoothing, 0.0, 0.5)?;
-        if smoothing.unwrap_or(0.0) <= 0.0 && is(&[Kind::ExoPair, Kind::Robust, Kind::Cdpo]) {
-            return Err(
-                "`label_smoothing`: `exo_pair`, `robust` and `cdpo` need one above 0, such as 0.1"
-                    .to_owned(),
-            );
-        }
-        if smoothing.is_some_and(|epsilon| epsilon >= 0.5) && is(&[Kind::Robust]) {
-            return Err("`label_smoothing`: `robust` needs one below 0.5".to_owned());
-        }
-        belongs("f_divergence", self.f_divergence.is_some(), of_delta)?;
-        belongs("margin_scale", self.margin_scale.is_some(), of_delta)?;
-        range("ld_alpha", self.ld_alpha, 0.0, 1.0)?;
-        belongs(
-            "ld_alpha",
-            self.ld_alpha.is_some(),
-            !self.kind.any(Kind::is_unpaired),
-        )?;
-        let discounted = is(&[Kind::Dmpo, Kind::Cpl]);
-        belongs("gamma", self.gamma.is_some(), discounted)?;
-        range("gamma", self.gamma, 0.0, 1.0)?;
-        if discounted {
-            if self.gamma.is_none() {
-                return Err("`gamma`: `dmpo` and `cpl` need a discount, such as 0.9".to_owned());
+        let follows = self.reference_sync_every.is_some();
+        for (name, is_set, belongs) in [
+            (
+                "label_smoothing",
+                self.label_smoothing.is_some(),
+                self.kind.any(Kind::takes_smoothing),
+            ),
+            ("f_divergence", self.f_divergence.is_some(), of_delta),
+            ("margin_scale", self.margin_scale.is_some(), of_delta),
+            (
+                "ld_alpha",
+                self.ld_alpha.is_some(),
+                !self.kind.any(Kind::is_unpaired),
+            ),
+            ("gamma", self.gamma.is_some(), is(&[Kind::Dmpo, Kind::Cpl])),
+            (
+                "dmpo_weights",
+                self.dmpo_weights.is_some(),
+                is(&[Kind::Dmpo]),
+            ),
+            (
+                "rejected_weight",
+                self.rejected_weight.is_some(),
+                is(&[Kind::Cpl]),
+            ),
+            ("alpha", self.alpha.is_some(), is(&[Kind::Tdpo2])),
+            ("tau", self.tau.is_some(), is(&[Kind::Discopop])),
+            (
+                "target_margin",
+                self.target_margin.is_some(),
+                is(&[Kind::Simpo]),
+            ),
+            (
+                "desirable_weight",
+                self.desirable_weight.is_some(),
+                is(&[Kind::Kto]),
+            ),
+            (
+                "undesirable_weight",
+                self.undesirable_weight.is_some(),
+                is(&[Kind::Kto]),
+            ),
+            ("min_return", self.min_return.is_some(), is(&[Kind::Sft])),
+            (
+                "reference_sync_every",
+                follows,
+                self.kind.any(Kind::needs_reference),
+            ),
+            (
+                "reference_sync_alpha",
+                self.reference_sync_alpha.is_some(),
+                follows,
+            ),
+        ] {
+            if is_set && !belongs {
+                return Err(format!(
+                    "`{name}` has no meaning for this `kind`; leave it out"
+                ));
             }
-            if self.kind.with_weights().count() > 1 {
-                return Err(
-                    "`kind`: `dmpo` and `cpl` weigh tokens in their own way and cannot be added to others"
-                        .to_owned(),
-                );
+        }
+        Ok(())
+    }
+
+    fn check_ranges(&self) -> Result<(), String> {
+        for (name, value, highest) in [
+            ("label_smoothing", self.label_smoothing, 0.5),
+            ("ld_alpha", self.ld_alpha, 1.0),
+            ("gamma", self.gamma, 1.0),
+            ("reference_sync_alpha", self.reference_sync_alpha, 1.0),
+        ] {
+            if let Some(value) = value
+                && !(0.0..=highest).contains(&value)
+            {
+                return Err(format!("`{name}`: {value} is not in [0, {highest}]"));
             }
         }
-        belongs(
-            "dmpo_weights",
-            self.dmpo_weights.is_some(),
-            is(&[Kind::Dmpo]),
-        )?;
-        belongs(
-            "rejected_weight",
-            self.rejected_weight.is_some(),
-            is(&[Kind::Cpl]),
-        )?;
-        belongs("alpha", self.alpha.is_some(), is(&[Kind::Tdpo2]))?;
-        belongs("tau", self.tau.is_some(), is(&[Kind::Discopop]))?;
         if self.tau.is_some_and(|tau| !(tau > 0.0 && tau <= 1.0)) {
             return Err("`tau` is not in (0, 1]".to_owned());
         }
-        belongs(
-            "target_margin",
-            self.target_margin.is_some(),
-            is(&[Kind::Simpo]),
-        )?;
-        belongs(
-            "desirable_weight",
-            self.desirable_weight.is_some(),
-            is(&[Kind::Kto]),
-        )?;
-        belongs(
-            "undesirable_weight",
-            self.undesirable_weight.is_some(),
-            is(&[Kind::Kto]),
-        )?;
-        belongs("min_return", self.min_return.is_some(), is(&[Kind::Sft]))?;
-        if self.kind.any(Kind::needs_divergence) && self.turns != Turns::All {
-            return Err("`turns`: TDPO is defined over all tokens".to_owned());
-        }
-        let follows = self.reference_sync_every.is_some();
-        belongs(
-            "reference_sync_every",
-            follows,
-            self.kind.any(Kind::needs_reference),
-        )?;
         if self.reference_sync_every == Some(0) {
             return Err("`reference_sync_every`: 0 is never; leave it out".to_owned());
         }
-        belongs(
-            "reference_sync_alpha",
-            self.reference_sync_alpha.is_some(),
-            follows,
-        )?;
-        range("reference_sync_alpha", self.reference_sync_alpha, 0.0, 1.0)
+        Ok(())
     }
 }

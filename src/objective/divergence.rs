@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::logistic::log_sigmoid;
 
-/// f′ of the divergence that regularises the policy, in place of log π/π_ref. Wang et al. 2023 (2309.16240)
+/// f′ of the divergence that regularises the policy, in place of log `π/π_ref`. Wang et al. 2023 (2309.16240)
 /// Table 2; names as in TRL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -13,7 +13,7 @@ pub enum Divergence {
     /// KL(π ‖ π_ref), as in DPO: ρ.
     #[default]
     ReverseKl,
-    /// KL(π_ref ‖ π): 1 − e^−ρ.
+    /// `KL(π_ref` ‖ π): 1 − e^−ρ.
     ForwardKl,
     /// Jensen–Shannon: log 2 + log σ(ρ).
     JsDivergence,

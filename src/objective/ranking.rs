@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::scores::{Scores, Totals};
 
-/// −Σ_k log( e^βρ_k / Σ_{j≥k} e^βρ_j ) over a group, best first, in the mean over groups. DPO under
+/// −`Σ_k` log( `e^βρ_k` / Σ_{j≥k} `e^βρ_j` ) over a group, best first, in the mean over groups. DPO under
 /// Plackett–Luce: Rafailov et al. 2023 (2305.18290) Eq. 20. With two completions it is DPO.
 pub(super) fn plackett_luce(scores: &Scores, totals: &Totals, beta: f64) -> Result<Tensor> {
     let rewards = (scores.log_ratio()? * beta)?;

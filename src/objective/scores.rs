@@ -7,13 +7,13 @@ use candle_core::{Device, Result, Tensor};
 /// The completions of an update, or of a part of it. Tensors are f64, `[C]`.
 #[derive(Clone, Debug)]
 pub struct Scores {
-    /// Σ w_t log π(a_t|s_t) over scored tokens, in nats.
+    /// Σ `w_t` log `π(a_t|s_t)` over scored tokens, in nats.
     pub policy: Tensor,
     /// The same of the reference.
     pub reference: Tensor,
     /// How many tokens are scored, each counted by the weight of its turn.
     pub tokens: Tensor,
-    /// Σ_t KL(π_ref(·|s_t) ‖ π(·|s_t)) over the whole vocabulary where tokens are scored; zeros unless the
+    /// `Σ_t` `KL(π_ref(·|s_t)` ‖ `π(·|s_t)`) over the whole vocabulary where tokens are scored; zeros unless the
     /// objective asks for it.
     pub divergence: Tensor,
     /// Whether a completion is good by itself; a chosen one is, a rejected one is not.

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::logistic::sigmoid;
 use super::scores::{Scores, Totals};
 
-/// λ_D (1 − σ(β(ρ − z₀))) for desirable completions and λ_U (1 − σ(β(z₀ − ρ))) for others, in the mean.
+/// `λ_D` (1 − σ(β(ρ − z₀))) for desirable completions and `λ_U` (1 − σ(β(z₀ − ρ))) for others, in the mean.
 /// KTO: Ethayarajh et al. 2024 (2402.01306) Eq. 8; over the agent's tokens of whole trajectories it is
 /// M-KTO (2409.02392). z₀ is [`Scores::baseline`], at least 0, without gradient, as in TRL.
 pub(super) fn kto(

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use socratiq_agents::kernels::Activation;
@@ -126,7 +126,7 @@ pub enum OnBadRow {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Optimizer {
-    /// Only AdamW.
+    /// Only `AdamW`.
     pub kind: OptimizerKind,
     /// The highest learning rate.
     pub learning_rate: f64,
@@ -271,7 +271,13 @@ impl Config {
             set(&mut table, setting).with_context(|| format!("--set {setting}"))?;
         }
         let overridden = || format!("{} with --set {}", place(), overrides.join(" --set "));
-        let config: Self = table.try_into().with_context(overridden)?;
+        let config: Self = table
+            .try_into()
+            // The key that it is about stands on a line of its own.
+            .map_err(|error: toml::de::Error| {
+                anyhow!("{}", error.to_string().trim().replace('\n', " "))
+            })
+            .with_context(overridden)?;
         config.validate().with_context(overridden)?;
         Ok(config)
     }
@@ -301,7 +307,7 @@ impl Config {
         );
         self.objective
             .validate()
-            .map_err(|problem| anyhow::anyhow!("`objective`: {problem}"))?;
+            .map_err(|problem| anyhow!("`objective`: {problem}"))?;
         ensure!(
             self.model.new.is_none() || self.lora.is_none(),
             "`lora`: a model from scratch has no weights to update; leave `[lora]` out"

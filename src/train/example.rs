@@ -278,7 +278,7 @@ impl<'a> Encoder<'a> {
         match (prompt, completion) {
             (Turns::Text(prompt), Turns::Text(text)) => {
                 let tokens = codec.encode_text(prompt, text)?;
-                self.fit(vec![tokens], &[], 0)
+                self.fit(&[tokens], &[], 0)
             }
             (Turns::Chat(prompt), Turns::Chat(messages)) => {
                 self.chat(codec, prompt, messages, tools)
@@ -309,12 +309,12 @@ impl<'a> Encoder<'a> {
             turns.map(weight).collect()
         };
         let states = Tokens::from_dialogue(codec, &dialogue, tools)?;
-        self.fit(states, &agent(&dialogue), agent(prompt).len())
+        self.fit(&states, &agent(&dialogue), agent(prompt).len())
     }
 
     /// Leaves out the turns of the prompt and what is beyond the longest length. `weights` are those of the
     /// agent's turns, or empty.
-    fn fit(&self, states: Vec<Tokens>, weights: &[f64], in_prompt: usize) -> Result<Completion> {
+    fn fit(&self, states: &[Tokens], weights: &[f64], in_prompt: usize) -> Result<Completion> {
         let mut completion = Completion::default();
         for (sequence, tokens) in states.iter().enumerate() {
             for turn in tokens.turns() {

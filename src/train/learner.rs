@@ -114,17 +114,14 @@ impl Learner {
             part.record(items, &logprobs, &mut outcome);
             // 2. The loss as a function of sums over completions, and its slopes.
             let sums = part.of(&outcome.policy);
-            let slopes = match &ahead {
-                Some((whole, slopes)) => {
-                    outcome.loss = *whole;
-                    part.of(slopes)
-                }
-                None => {
-                    let own = part.items(items);
-                    let (own, slopes) = loss(objective, &own, &sums, &totals, outcome.baseline)?;
-                    outcome.loss += own;
-                    slopes
-                }
+            let slopes = if let Some((whole, slopes)) = &ahead {
+                outcome.loss = *whole;
+                part.of(slopes)
+            } else {
+                let own = part.items(items);
+                let (own, slopes) = loss(objective, &own, &sums, &totals, outcome.baseline)?;
+                outcome.loss += own;
+                slopes
             };
             // 3. Backward.
             let slopes = part.token_slopes(items, &slopes);
@@ -264,14 +261,13 @@ impl Outcome {
 
 impl Item {
     fn reference_sums(&self) -> Vec<f64> {
-        match self.reference.is_empty() {
-            true => vec![0.0; self.example.completions.len()],
-            false => {
-                let pairs = self.weights.iter().zip(&self.reference);
-                pairs
-                    .map(|(weights, logprobs)| weighted(weights, logprobs.iter()))
-                    .collect()
-            }
+        if self.reference.is_empty() {
+            vec![0.0; self.example.completions.len()]
+        } else {
+            let pairs = self.weights.iter().zip(&self.reference);
+            pairs
+                .map(|(weights, logprobs)| weighted(weights, logprobs.iter()))
+                .collect()
         }
     }
 }

@@ -97,9 +97,7 @@ mod tests {
         });
         assert_eq!(order.used(7).len(), 10);
         let mut plain = Order::new(3, 2, false, RunSeed(3));
-        assert_eq!(
-            (plain.examples(1), plain.clone().examples(2)),
-            (&[2][..], &[0, 1][..])
-        );
+        assert_eq!(plain.examples(1), [2]);
+        assert_eq!(plain.examples(2), [0, 1]);
     }
 }

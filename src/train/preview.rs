@@ -15,6 +15,15 @@ pub struct Colours {
     pub reset: &'static str,
 }
 
+impl Colours {
+    /// Brackets instead.
+    pub const NONE: Self = Self {
+        scored: "",
+        context: "",
+        reset: "",
+    };
+}
+
 /// The completion as text, tokens that are learnt from in the one colour and all others in the other; where
 /// there are no colours, learnt stretches stand between `[` and `]`.
 pub fn preview(codec: &ChatCodec, completion: &Completion, colours: Colours) -> String {
@@ -41,18 +50,13 @@ pub fn preview(codec: &ChatCodec, completion: &Completion, colours: Colours) -> 
                 (true, reset) => (colours.scored, reset),
                 (false, reset) => (colours.context, reset),
             };
-            // A colour does not carry over a line's end everywhere.
-            let lines: Vec<String> = words
-                .split('\n')
-                .map(|line| match colours.reset {
-                    "" => line.to_owned(),
-                    _ => format!("{before}{line}{after}"),
-                })
-                .collect();
+            text.push_str(before);
             match colours.reset {
-                "" => text.push_str(&format!("{before}{}{after}", lines.join("\n"))),
-                _ => text.push_str(&lines.join("\n")),
+                "" => text.push_str(&words),
+                // A colour does not carry over a line's end everywhere.
+                _ => text.push_str(&words.replace('\n', &format!("{after}\n{before}"))),
             }
+            text.push_str(after);
         }
     }
     text

@@ -22,14 +22,14 @@ pub struct Probe {
 /// What a probe finds, in nats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Drift {
-    /// Σ_t KL(π_ref ‖ π) of a completion, in the mean. Times −β it is the reward that the reference's own
+    /// `Σ_t` `KL(π_ref` ‖ π) of a completion, in the mean. Times −β it is the reward that the reference's own
     /// answers must have: Eq. 16 of 2404.12358.
     pub divergence: f64,
-    /// Σ_t log π/π_ref of a completion, in the mean.
+    /// `Σ_t` log `π/π_ref` of a completion, in the mean.
     pub log_ratio: f64,
     /// How many tokens a completion has, in the mean.
     pub tokens: f64,
-    /// log π/π_ref of the tokens that end turns, in the mean: below 0, turns get longer.
+    /// log `π/π_ref` of the tokens that end turns, in the mean: below 0, turns get longer.
     pub end_of_turn: f64,
 }
 

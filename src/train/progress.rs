@@ -58,12 +58,12 @@ impl Progress {
         self.tokens += tokens;
         self.seconds += seconds;
         let number = |name: &str| line.get(name).and_then(Value::as_f64);
-        let mut message = format!("loss {:.4}", number("loss").unwrap_or(f64::NAN));
-        if let Some(accuracy) = number("rewards/accuracies") {
-            message += &format!(", accuracy {accuracy:.2}");
-        }
-        message += &format!(
-            ", {:.0} tokens/s",
+        let message = format!(
+            "loss {:.4}{}, {:.0} tokens/s",
+            number("loss").unwrap_or(f64::NAN),
+            number("rewards/accuracies")
+                .map(|accuracy| format!(", accuracy {accuracy:.2}"))
+                .unwrap_or_default(),
             self.tokens as f64 / self.seconds.max(1e-9)
         );
         self.bar.inc(1);

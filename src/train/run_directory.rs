@@ -54,7 +54,8 @@ pub struct Form<'a> {
 }
 
 impl RunDirectory {
-    /// Begins a run.
+    /// Makes the folder of a new run. What is left of one that never began, because something was wrong with
+    /// it, is used where it fits.
     ///
     /// # Errors
     /// When there is a run already, or the folder cannot be written.
@@ -67,7 +68,6 @@ impl RunDirectory {
         );
         let place = || format!("cannot write into `{}`", folder.display());
         fs::create_dir_all(folder).with_context(place)?;
-        write(&folder.join("config.toml"), config.to_toml()?.as_bytes())?;
         let metrics = File::create(folder.join("metrics.jsonl")).with_context(place)?;
         Ok(Self {
             folder: folder.clone(),
@@ -75,18 +75,27 @@ impl RunDirectory {
         })
     }
 
-    /// Opens a run that was stopped. What was logged after its last checkpoint will be logged again.
+    /// Writes the resolved config: from now on there is a run here.
     ///
     /// # Errors
-    /// When there is none, or its config differs.
+    /// When it cannot be written.
+    pub fn settle(&self, config: &Config) -> Result<()> {
+        write(
+            &self.folder.join("config.toml"),
+            config.to_toml()?.as_bytes(),
+        )?;
+        Ok(())
+    }
+
+    /// Opens a run that was stopped, or begins it if it was stopped before it began. What was logged after its last checkpoint will be logged again.
+    ///
+    /// # Errors
+    /// When its config differs.
     pub fn reopen(config: &Config) -> Result<(Self, Option<Checkpoint>)> {
         let folder = &config.out;
         let path = folder.join("config.toml");
         if !path.exists() {
-            bail!(
-                "there is no run in `{}` to go on with: leave --resume out",
-                folder.display()
-            );
+            return Ok((Self::begin(config)?, None));
         }
         let text = fs::read_to_string(&path)?;
         if let Some(key) = difference(&text, &config.to_toml()?)? {
@@ -95,8 +104,6 @@ impl RunDirectory {
                 folder.display()
             );
         }
-        // How long it is may have changed.
-        write(&path, config.to_toml()?.as_bytes())?;
         let checkpoint = Checkpoint::latest(folder)?;
         let step = checkpoint
             .as_ref()

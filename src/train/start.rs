@@ -213,6 +213,7 @@ impl Trainer {
             Some(checkpoint) => words.open(&checkpoint.folder)?,
             None => words.initial(&config, &initial)?,
         };
+        let rates = rates(&config, &policy)?;
 
         // 2. The logs.
         let context = policy.config().context_length;
@@ -279,10 +280,10 @@ impl Trainer {
             true => Keep::Inputs,
             false => Keep::Everything,
         };
-        let rates = rates(&config, &policy)?;
         let learner = Learner::new(policy, keep, config.train.tokens_per_batch);
         let events = EventFile::create(run.path(), state.global_step)?;
         let mut trainer = Self {
+            config,
             run,
             words,
             learner,
@@ -296,9 +297,10 @@ impl Trainer {
             updates,
             state,
             events,
-            config,
         };
         trainer.preflight(colours)?;
+        // How long an earlier run was to be may have changed.
+        trainer.run.settle(&trainer.config)?;
         Ok(trainer)
     }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 use socratiq::agents::LanguageModel;
 use socratiq::agents::chat::ChatCodec;
 use socratiq::agents::model::{Adapters, Batch, Decoder, Tape, Weights};
+use socratiq::envs::Message;
 
 use crate::models::{Case, golden, relative};
 
@@ -96,7 +97,7 @@ impl Gguf {
         for (name, values, shape) in case.values() {
             let name = gguf_name(&name);
             let tensor = Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).unwrap();
-            let tensor = lay(family, &name, tensor, config);
+            let tensor = lay(family, &name, &tensor, config);
             gguf.tensors.push((name, tensor, GgmlDType::F32));
         }
         gguf
@@ -145,7 +146,7 @@ fn gguf_name(name: &str) -> String {
 }
 
 /// What llama.cpp's converter does to a tensor's rows.
-fn lay(family: &str, name: &str, tensor: Tensor, config: &Value) -> Tensor {
+fn lay(family: &str, name: &str, tensor: &Tensor, config: &Value) -> Tensor {
     let lay = || -> candle_core::Result<Tensor> {
         let dims = tensor.dims().to_vec();
         let heads = |field: &str| config[field].as_u64().unwrap() as usize;
@@ -389,37 +390,37 @@ fn damaged_gguf_files_say_what_is_wrong() {
     };
     refuses(
         &change("other.gguf", &|g| {
-            g.set("general.architecture", Meta::String("mamba".to_owned()))
+            g.set("general.architecture", Meta::String("mamba".to_owned()));
         }),
         "`general.architecture`: `mamba` is not supported; supported: llama, qwen2, qwen3, gptneox, gpt2",
     );
     refuses(
         &change("lacks.gguf", &|g| {
-            g.metadata.retain(|(k, _)| k != "llama.block_count")
+            g.metadata.retain(|(k, _)| k != "llama.block_count");
         }),
         "`llama.block_count`: it is missing",
     );
     refuses(
         &change("kind.gguf", &|g| {
-            g.set("llama.block_count", Meta::String("two".to_owned()))
+            g.set("llama.block_count", Meta::String("two".to_owned()));
         }),
         "it is not a count",
     );
     refuses(
         &change("yarn.gguf", &|g| {
-            g.set("llama.rope.scaling.type", Meta::String("yarn".to_owned()))
+            g.set("llama.rope.scaling.type", Meta::String("yarn".to_owned()));
         }),
         "`llama.rope.scaling.type`: `yarn` is not supported",
     );
     refuses(
         &change("tensor.gguf", &|g| {
-            g.tensors.retain(|(name, ..)| name != "blk.1.ffn_up.weight")
+            g.tensors.retain(|(name, ..)| name != "blk.1.ffn_up.weight");
         }),
         "tensor `blk.1.ffn_up.weight`: it is missing",
     );
     refuses(
         &change("shape.gguf", &|g| {
-            g.set("llama.feed_forward_length", Meta::U32(41))
+            g.set("llama.feed_forward_length", Meta::U32(41));
         }),
         "its shape is [40, 32] instead of [41, 32]",
     );
@@ -548,18 +549,26 @@ fn damaged_folders_say_what_is_wrong() {
         chat["tokenizer"].to_string(),
     )
     .unwrap();
-    assert!(
-        open(folder.path()).contains("`chat_template`: it is missing, so this model cannot chat")
-    );
-    fs::write(
-        folder.path().join("chat_template.jinja"),
-        "{{ messages[0].content }}",
-    )
-    .unwrap();
+    assert!(open(folder.path()).contains("no token ends the agent's turn"));
     let tokens = serde_json::json!({"eos_token": "</s>"});
     fs::write(
         folder.path().join("tokenizer_config.json"),
         tokens.to_string(),
+    )
+    .unwrap();
+    // Without a template it reads plain text, and does not chat.
+    let codec = LanguageModel::open_codec(folder.path(), &serde_json::Map::new()).unwrap();
+    assert!(codec.encode_text("a", "b").is_ok());
+    let refused = codec.text(&[Message::user("Hi.")], &[], true).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("this model has no chat template"),
+        "{refused}"
+    );
+    fs::write(
+        folder.path().join("chat_template.jinja"),
+        "{{ messages[0].content }}",
     )
     .unwrap();
     assert!(

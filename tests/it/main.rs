@@ -4,7 +4,8 @@
     clippy::float_cmp,
     clippy::unwrap_used,
     clippy::items_after_statements,
-    reason = "tests compare exact results, fail by panicking, and define things where they are used"
+    clippy::too_many_lines,
+    reason = "tests compare exact results, fail by panicking, define things where they are used, and list cases"
 )]
 
 mod chat;
@@ -22,3 +23,4 @@ mod rollouts;
 mod support;
 mod tidy;
 mod token_level;
+mod training;

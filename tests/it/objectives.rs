@@ -325,12 +325,11 @@ fn gradients_are_those_of_finite_differences() {
             let slope = divergence_slopes[index];
             // The second form of TDPO stops the gradient of the chosen side.
             let stopped = objective.kind == Kinds::One(Kind::Tdpo2) && index % 2 == 0;
-            match stopped {
-                true => assert_eq!(slope, 0.0),
-                false => {
-                    let expected = difference(|n| &mut n.divergence, index);
-                    assert!((slope - expected).abs() < 1e-7, "{:?}", objective.kind);
-                }
+            if stopped {
+                assert_eq!(slope, 0.0);
+            } else {
+                let expected = difference(|n| &mut n.divergence, index);
+                assert!((slope - expected).abs() < 1e-7, "{:?}", objective.kind);
             }
         }
     }
@@ -380,7 +379,7 @@ fn unpaired_and_ranked_losses_are_their_definitions() {
     // KTO, with weights and its reference point.
     let mut objective = Objective::new(Kind::Kto);
     (objective.desirable_weight, objective.undesirable_weight) = (Some(1.3), Some(0.6));
-    let value = |c: usize| match c % 2 == 0 {
+    let value = |c: usize| match c.is_multiple_of(2) {
         true => 1.3 * (1.0 - sigma(0.1 * (rho[c] - 0.3))),
         false => 0.6 * (1.0 - sigma(0.1 * (0.3 - rho[c]))),
     };
@@ -415,7 +414,7 @@ fn unpaired_and_ranked_losses_are_their_definitions() {
         }
         -probability.ln()
     };
-    let expected = (surprise(0..4) + surprise(4..12)) / 2.0;
+    let expected = f64::midpoint(surprise(0..4), surprise(4..12));
     assert!((ranked.loss(&Objective::new(Kind::PlackettLuce)) - expected).abs() < 1e-12);
     let (two, dpo) = (
         Objective::new(Kind::PlackettLuce),
@@ -526,9 +525,9 @@ fn dmpo_weighs_turns_as_its_paper_and_its_code_do() {
     for form in [DmpoWeights::Code, DmpoWeights::Paper] {
         let at_one: Vec<f64> = (0..4).map(|t| dmpo_weight(1.0, t, 4, form)).collect();
         assert_eq!(at_one, [1.0, 0.75, 0.5, 0.25]);
-        for turn in 0..4 {
+        for (turn, at_one) in at_one.iter().enumerate() {
             let near = dmpo_weight(1.0 - 1e-6, turn, 4, form);
-            assert!((near - at_one[turn]).abs() < 1e-5);
+            assert!((near - at_one).abs() < 1e-5);
         }
     }
     assert_eq!(

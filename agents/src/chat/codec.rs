@@ -16,10 +16,15 @@ use crate::error::{AgentError, Result};
 use crate::model::{GgufFile, read_json, write};
 use crate::tokens::{Codec, Prompt, Tokens};
 
-/// The template of ChatML, for models from scratch: every turn between `<|im_start|>` and `<|im_end|>`.
+/// The template of `ChatML`, for models from scratch: every turn between `<|im_start|>` and `<|im_end|>`.
 pub const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + \
                           message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt \
                           %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+/// What stands for the template of a model that has none: its tokenizer reads plain text, and a dialogue is
+/// refused.
+const NO_TEMPLATE: &str = "{{ raise_exception('this model has no chat template, so it cannot chat: write one to \
+                           `chat_template.jinja` beside it') }}";
 
 /// A model's chat template and tokenizer.
 ///
@@ -62,7 +67,7 @@ impl ChatCodec {
         Ok(codec)
     }
 
-    /// ChatML over a tokenizer that has its two tokens: for models from scratch.
+    /// `ChatML` over a tokenizer that has its two tokens: for models from scratch.
     ///
     /// # Errors
     /// When the tokenizer lacks a token.
@@ -143,7 +148,9 @@ impl ChatCodec {
             "tokenizer_class".to_owned(),
             "PreTrainedTokenizerFast".into(),
         );
-        config.insert("chat_template".to_owned(), self.template().into());
+        if self.template() != NO_TEMPLATE {
+            config.insert("chat_template".to_owned(), self.template().into());
+        }
         write(
             &folder.join("tokenizer_config.json"),
             pretty(&Value::Object(config)).as_bytes(),
@@ -348,13 +355,12 @@ impl Codec for ChatCodec {
                 "the chat template does not begin an agent's message with its own generation prompt".to_owned(),
             )
         })?;
-        match self.turn_end(turn) {
-            Some(end) => self.encode_after(&before_text, &turn[..end], after.seam),
-            None => {
-                let mut ids = self.encode_after(&before_text, turn, after.seam)?;
-                ids.push(self.end_of_turn());
-                Ok(ids)
-            }
+        if let Some(end) = self.turn_end(turn) {
+            self.encode_after(&before_text, &turn[..end], after.seam)
+        } else {
+            let mut ids = self.encode_after(&before_text, turn, after.seam)?;
+            ids.push(self.end_of_turn());
+            Ok(ids)
         }
     }
 
@@ -449,12 +455,6 @@ impl Parts {
                 field => text(field),
             },
         };
-        let template = template.ok_or_else(|| AgentError::Config {
-            place: config_path.display().to_string(),
-            field: "chat_template".to_owned(),
-            problem: "it is missing, so this model cannot chat: write one to `chat_template.jinja` beside it"
-                .to_owned(),
-        })?;
         let mut ends: Vec<String> = text(&config["eos_token"]).into_iter().collect();
         let generation = folder.join("generation_config.json");
         if generation.exists() {
@@ -470,7 +470,7 @@ impl Parts {
         }
         Ok(Self {
             tokenizer,
-            template,
+            template: template.unwrap_or_else(|| NO_TEMPLATE.to_owned()),
             variables,
             ends,
         })
@@ -493,7 +493,10 @@ impl Parts {
         }
         Ok(Self {
             tokenizer: gguf::tokenizer(&file)?,
-            template: file.text("tokenizer.chat_template")?.to_owned(),
+            template: match file.value("tokenizer.chat_template") {
+                None => NO_TEMPLATE.to_owned(),
+                Some(_) => file.text("tokenizer.chat_template")?.to_owned(),
+            },
             variables,
             ends,
         })

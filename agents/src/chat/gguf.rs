@@ -70,6 +70,10 @@ pub(super) fn tokenizer(file: &GgufFile) -> Result<Tokenizer> {
     Ok(Tokenizer::new(tokenizer))
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "`map_err` hands it over by value"
+)]
 fn failed(error: tokenizers::Error) -> AgentError {
     AgentError::Encoding(format!("the file's tokenizer: {error}"))
 }
@@ -135,7 +139,7 @@ fn cut(pattern: &str) -> Result<PreTokenizerWrapper> {
         .map_err(failed)
 }
 
-/// SentencePiece's BPE, as Llama 2, Mistral and TinyLlama: pieces with scores, spaces written as `▁`, bytes for
+/// `SentencePiece`'s BPE, as Llama 2, Mistral and TinyLlama: pieces with scores, spaces written as `▁`, bytes for
 /// what is not in the vocabulary.
 fn sentence_piece(file: &GgufFile, tokens: &[&str]) -> Result<tokenizers::Tokenizer> {
     let scores = file.numbers("tokenizer.ggml.scores")?;

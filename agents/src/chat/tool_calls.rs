@@ -87,7 +87,7 @@ fn json(text: &str) -> Option<(String, Calls)> {
     for value in values {
         match value {
             Value::Array(values) => {
-                calls.extend(values.iter().map(call).collect::<Option<Calls>>()?)
+                calls.extend(values.iter().map(call).collect::<Option<Calls>>()?);
             }
             value => calls.push(call(&value)?),
         }

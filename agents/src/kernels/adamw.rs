@@ -1,4 +1,4 @@
-//! One step of AdamW in one pass over memory.
+//! One step of `AdamW` in one pass over memory.
 
 use super::buffer::LINE;
 use super::linear::arch;

@@ -304,7 +304,7 @@ impl Tiles<'_> {
             // SAFETY: this task alone writes the outputs of its weights.
             unsafe {
                 self.out
-                    .put(row + offset, self.first_output + output, &values)
+                    .put(row + offset, self.first_output + output, &values);
             };
         }
     }
@@ -444,7 +444,7 @@ mod tests {
             width: 8,
         };
         assert_eq!(columns.len(), 3);
-        let mut out = vec![9.0; 3 * 10];
+        let mut out = [9.0; 3 * 10];
         let target = Target {
             data: &mut out[2..],
             stride: 10,

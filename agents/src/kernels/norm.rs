@@ -259,7 +259,7 @@ mod tests {
         .concat();
         let mut in_place = wide.clone();
         norm(&weight, &mut |norm| {
-            norm.forward_in_place(&mut in_place, 3 * WIDTH, 2)
+            norm.forward_in_place(&mut in_place, 3 * WIDTH, 2);
         });
         assert_eq!(in_place[..2 * WIDTH], y[..2 * WIDTH]);
         assert_eq!(in_place[3 * WIDTH..5 * WIDTH], y[2 * WIDTH..4 * WIDTH]);
@@ -279,7 +279,7 @@ mod tests {
                 weight,
                 bias: &bias,
                 eps: 1e-5,
-            })
+            });
         });
     }
 

@@ -1,6 +1,6 @@
 //! What the kernels' tests share: made-up numbers, and how results are compared.
 
-/// `count` numbers between −1 and 1, the same for the same `seed` (SplitMix64).
+/// `count` numbers between −1 and 1, the same for the same `seed` (`SplitMix64`).
 pub(crate) fn numbers(seed: u64, count: usize) -> Vec<f32> {
     (0..count as u64)
         .map(|index| {

@@ -196,6 +196,10 @@ mod tests {
         );
     }
 
+    fn ends(run: &Range<usize>) -> (usize, usize) {
+        (run.start, run.end)
+    }
+
     #[test]
     fn trees_are_grouped_by_their_roots() {
         let mut layout = Layout::default();
@@ -203,11 +207,20 @@ mod tests {
         let second = layout.push(3, None).unwrap();
         layout.push(1, Some(first)).unwrap();
         layout.push(4, Some(second)).unwrap();
+        let trees = layout.trees();
+        let runs: Vec<Vec<Vec<(usize, usize)>>> = trees
+            .iter()
+            .map(|tree| {
+                tree.iter()
+                    .map(|runs| runs.iter().map(ends).collect())
+                    .collect()
+            })
+            .collect();
         assert_eq!(
-            layout.trees(),
+            runs,
             [
-                [vec![0..2], vec![0..2, 5..6]],
-                [vec![2..5], vec![2..5, 6..10]]
+                [vec![(0, 2)], vec![(0, 2), (5, 6)]],
+                [vec![(2, 5)], vec![(2, 5), (6, 10)]]
             ]
         );
     }

@@ -43,7 +43,7 @@ impl Targets {
     /// Every linear layer but the head.
     pub const ALL_LINEAR: &'static str = "all-linear";
 
-    fn matcher(&self) -> Result<Box<dyn Fn(&str) -> bool + '_>> {
+    fn matcher(&self) -> Result<Matcher<'_>> {
         match self {
             Self::Pattern(pattern) if pattern == Self::ALL_LINEAR => Ok(Box::new(|_| true)),
             Self::Pattern(pattern) => {
@@ -61,6 +61,9 @@ impl Targets {
         }
     }
 }
+
+/// Whether a module is one of the targets.
+type Matcher<'a> = Box<dyn Fn(&str) -> bool + 'a>;
 
 fn unusable(problem: impl Into<String>) -> AgentError {
     AgentError::Config {

@@ -1,4 +1,4 @@
-//! AdamW over the trainable parameters of a decoder, with a state that can be saved.
+//! `AdamW` over the trainable parameters of a decoder, with a state that can be saved.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::save::{Tensor, write_tensors};
 use crate::error::Result;
 use crate::kernels::{AdamWStep, Buffer, adamw};
 
-/// AdamW (Loshchilov and Hutter 2019, 1711.05101).
+/// `AdamW` (Loshchilov and Hutter 2019, 1711.05101).
 #[derive(Debug)]
 pub struct AdamW {
     /// β₁ and β₂.
@@ -97,7 +97,7 @@ impl AdamW {
                 }));
             }
         }
-        write_tensors(&folder.join("optimizer.safetensors"), tensors)
+        write_tensors(&folder.join("optimizer.safetensors"), &tensors)
     }
 
     /// Reads what [`Self::save`] wrote.

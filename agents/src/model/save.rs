@@ -29,7 +29,7 @@ impl Decoder {
         let config =
             serde_json::to_string_pretty(&self.config.to_hugging_face()).unwrap_or_default();
         write(&folder.join("config.json"), config.as_bytes())?;
-        write_tensors(&folder.join("model.safetensors"), self.tensors())
+        write_tensors(&folder.join("model.safetensors"), &self.tensors())
     }
 
     /// Writes `adapter_config.json` and `adapter_model.safetensors` into `folder`. `base` is where the model
@@ -81,7 +81,7 @@ impl Decoder {
                 values
             }));
         }
-        write_tensors(&folder.join("adapter_model.safetensors"), tensors)
+        write_tensors(&folder.join("adapter_model.safetensors"), &tensors)
     }
 
     /// Writes every parameter as it is, under its name inside this crate, as a safetensors file.
@@ -98,7 +98,7 @@ impl Decoder {
                 values,
             ));
         }
-        write_tensors(path, tensors)
+        write_tensors(path, &tensors)
     }
 
     /// Reads what [`Self::save_parameters`] wrote as `folder/name.safetensors`.
@@ -304,7 +304,7 @@ impl TensorView for &Tensor<'_> {
     }
 }
 
-pub(super) fn write_tensors(path: &Path, tensors: Vec<Tensor<'_>>) -> Result<()> {
+pub(super) fn write_tensors(path: &Path, tensors: &[Tensor<'_>]) -> Result<()> {
     // What `transformers` writes and, in older versions, asks for.
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
     replace(path, |unfinished| {
@@ -343,6 +343,29 @@ fn replace(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> Res
     })
 }
 
+/// Fields of `adapter_config.json` that may be set: whatever else is would change the result and is not done
+/// here.
+const KNOWN: [&str; 17] = [
+    "peft_type",
+    "bias",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "use_rslora",
+    "base_model_name_or_path",
+    // These say nothing about the result.
+    "task_type",
+    "auto_mapping",
+    "peft_version",
+    "revision",
+    "inference_mode",
+    "init_lora_weights",
+    "fan_in_fan_out",
+    "megatron_core",
+    "qalora_group_size",
+];
+
 /// Reads `adapter_config.json`.
 ///
 /// # Errors
@@ -353,27 +376,6 @@ pub(super) fn read_adapter_config(path: &Path, json: &Value) -> Result<(LoraConf
         field: field.to_owned(),
         problem,
     };
-    // Whatever else is set would change the result and is not done here.
-    const KNOWN: [&str; 17] = [
-        "peft_type",
-        "bias",
-        "r",
-        "lora_alpha",
-        "lora_dropout",
-        "target_modules",
-        "use_rslora",
-        "base_model_name_or_path",
-        // These say nothing about the result.
-        "task_type",
-        "auto_mapping",
-        "peft_version",
-        "revision",
-        "inference_mode",
-        "init_lora_weights",
-        "fan_in_fan_out",
-        "megatron_core",
-        "qalora_group_size",
-    ];
     let fields = json
         .as_object()
         .ok_or_else(|| problem("/", "not a JSON object".to_owned()))?;

@@ -12,10 +12,20 @@ pub struct Belief {
 }
 
 impl Belief {
-    /// Before any answer: every item alike.
+    /// Before any answer: every one of so many items alike.
     pub fn uniform(items: usize) -> Self {
+        Self::among(&vec![true; items])
+    }
+
+    /// Before any answer, when only some items are possible: those alike.
+    pub fn among(possible: &[bool]) -> Self {
+        let count = possible.iter().filter(|possible| **possible).count();
+        let probability = 1.0 / count as f64;
         Self {
-            probabilities: vec![1.0 / items as f64; items],
+            probabilities: possible
+                .iter()
+                .map(|possible| if *possible { probability } else { 0.0 })
+                .collect(),
         }
     }
 

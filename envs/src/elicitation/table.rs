@@ -151,7 +151,7 @@ struct ItemFile {
 
 impl Table {
     /// The names of the shipped tables.
-    pub const SHIPPED: [&'static str; 2] = ["everyday", "guess-who"];
+    pub const SHIPPED: [&'static str; 3] = ["everyday", "animals", "guess-who"];
 
     /// A shipped table; none of another name.
     ///
@@ -160,6 +160,7 @@ impl Table {
     pub fn shipped(name: &str) -> Option<Result<Self, TableError>> {
         let json = match name {
             "everyday" => include_str!("../../tables/everyday.json"),
+            "animals" => include_str!("../../tables/animals.json"),
             "guess-who" => include_str!("../../tables/guess-who.json"),
             _ => return None,
         };

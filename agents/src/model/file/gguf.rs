@@ -277,25 +277,27 @@ impl TensorFile for GgufFile {
     }
 }
 
+/// Types that are not read, by their number.
+const TYPES: [(&str, &str); 13] = [
+    ("16", "IQ2_XXS"),
+    ("17", "IQ2_XS"),
+    ("18", "IQ3_XXS"),
+    ("19", "IQ1_S"),
+    ("20", "IQ4_NL"),
+    ("21", "IQ3_S"),
+    ("22", "IQ2_S"),
+    ("23", "IQ4_XS"),
+    ("28", "F64"),
+    ("29", "IQ1_M"),
+    ("34", "TQ1_0"),
+    ("35", "TQ2_0"),
+    ("39", "MXFP4"),
+];
+
 /// What ggml calls the types that its number stands for and that are not read here.
 fn explain(error: &str) -> String {
     // Where backtraces are on, they follow the first line.
     let error = error.lines().next().unwrap_or_default();
-    const TYPES: [(&str, &str); 13] = [
-        ("16", "IQ2_XXS"),
-        ("17", "IQ2_XS"),
-        ("18", "IQ3_XXS"),
-        ("19", "IQ1_S"),
-        ("20", "IQ4_NL"),
-        ("21", "IQ3_S"),
-        ("22", "IQ2_S"),
-        ("23", "IQ4_XS"),
-        ("28", "F64"),
-        ("29", "IQ1_M"),
-        ("34", "TQ1_0"),
-        ("35", "TQ2_0"),
-        ("39", "MXFP4"),
-    ];
     match error.split("unknown dtype for tensor ").nth(1) {
         None => format!("damaged or no GGUF file: {error}"),
         Some(rest) => {
