@@ -339,7 +339,7 @@ impl Policy for EndpointPolicy {
         }
         match (answer.prompt_ids, answer.ids) {
             (Some(prompt), Some(ids)) => {
-                self.records.push(&prompt, &ids, answer.logprobs.as_deref())
+                self.records.push(&prompt, &ids, answer.logprobs.as_deref());
             }
             _ => {
                 if let Some(logprobs) = answer.logprobs {

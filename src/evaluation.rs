@@ -39,7 +39,12 @@ impl Outcome {
     /// What a trajectory came to.
     pub fn of(trajectory: &Trajectory, seconds: Option<f64>) -> Self {
         let messages = trajectory.messages.iter().map(|turn| &turn.message);
-        let chosen = |action: &[u8]| action.iter().filter(|label| **label == 1).count();
+        let chosen = |action: &[u8]| {
+            action
+                .iter()
+                .map(|label| usize::from(*label))
+                .sum::<usize>()
+        };
         let records = &trajectory.tokens;
         let recorded = || records.iter().map(|record| chosen(&record.action)).sum();
         // Where a server keeps its tokens to itself, it counts them.

@@ -169,7 +169,12 @@ pub struct Generator {
     codec: Arc<dyn Codec>,
     adapters: Adapters,
     memory: StepMemory,
+    /// Beginnings of dialogues, the latest one used last. Dialogues that begin alike share them.
+    openings: Vec<(Vec<u32>, Cache)>,
 }
+
+/// How many beginnings are kept.
+const OPENINGS: usize = 8;
 
 impl Generator {
     /// A generator for `decoder`.
@@ -179,6 +184,7 @@ impl Generator {
             codec,
             adapters,
             memory: StepMemory::default(),
+            openings: Vec::new(),
         }
     }
 
@@ -226,6 +232,9 @@ impl Generator {
     /// When a dialogue no longer fits the context, or the model gives no numbers.
     pub fn step(&mut self, dialogues: &mut [&mut Live]) -> Result<Vec<Option<Finish>>> {
         let mut finished = vec![None; dialogues.len()];
+        for live in dialogues.iter_mut().filter(|live| live.is_writing()) {
+            self.open(live)?;
+        }
         let mut places = Vec::new();
         let mut steps = Vec::new();
         let mut rest = Vec::new();
@@ -285,6 +294,32 @@ impl Generator {
             finished[place] = end;
         }
         Ok(finished)
+    }
+
+    /// Reads the beginning of a dialogue, all but its last token, unless another one began with the same. It is
+    /// cut there in any case, so that a dialogue's bits do not depend on which others there were.
+    fn open(&mut self, live: &mut Live) -> Result<()> {
+        if !live.cache.is_empty() || live.unread.len() < 2 {
+            return Ok(());
+        }
+        let beginning = &live.unread[..live.unread.len() - 1];
+        let known = self.openings.iter().position(|(ids, _)| ids == beginning);
+        let mut opening = if let Some(place) = known {
+            self.openings.remove(place)
+        } else {
+            let mut cache = Cache::new(&self.decoder);
+            let steps = &mut [(&mut cache, beginning)];
+            self.decoder
+                .extend(steps, self.adapters, &mut self.memory)?;
+            (beginning.to_vec(), cache)
+        };
+        live.cache = opening.1.fork();
+        live.unread.drain(..opening.0.len());
+        if self.openings.len() == OPENINGS {
+            self.openings.remove(0);
+        }
+        self.openings.push(opening);
+        Ok(())
     }
 
     /// Writes all begun turns to their ends.

@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
+use socratiq::Task;
 use socratiq::agents::LanguageModel;
 use socratiq::agents::chat::{ChatCodec, Tokenizer};
 use socratiq::agents::kernels::Activation;
 use socratiq::agents::model::{Decoder, Family, ModelConfig, NormKind, Positions, Weights};
 use socratiq::bench::{Machine, generation, peak_memory_gb, plan, rollouts, training};
-use socratiq::envs::RunSeed;
-use socratiq::envs::elicitation::Table;
+use socratiq::envs::{RunSeed, Split};
 use socratiq::model_path;
-use socratiq::rollouts::ModelThread;
+use socratiq::rollouts::{Key, ModelThread, Rollouts, Source, SourceOptions};
 
 /// What to measure.
 #[derive(Debug, clap::Subcommand)]
@@ -231,7 +231,7 @@ fn rollout(options: &RolloutOptions) -> Result<Value> {
             let model = LanguageModel::open(&path, Weights::Quantised, &Map::new())?;
             ModelThread::of(&model, None)?
         }
-        None => million()?,
+        None => million(&options.env)?,
     };
     let (alone, together) = (options.alone, options.concurrency);
     let rates = rollouts::measure(
@@ -244,12 +244,21 @@ fn rollout(options: &RolloutOptions) -> Result<Value> {
     Ok(json!(rates))
 }
 
-/// A policy of a million random weights, with words of its own.
-fn million() -> Result<ModelThread> {
-    let table = Table::shipped("everyday").context("the shipped table")??;
-    let questions = table.attributes().iter().flat_map(|a| &a.questions);
-    let items = table.items().iter().map(|item| &item.name);
-    let texts = questions.chain(items).map(String::as_str);
+/// A policy of a million random weights, with words from dialogues of the task.
+fn million(env: &str) -> Result<ModelThread> {
+    let task: Task = env.parse()?;
+    let policies = Source::Baseline("mediocre".to_owned());
+    let policies = policies.policies(&task, "sample".parse()?, &SourceOptions::default())?;
+    let keys = Key::of_run(RunSeed(0), Split::Train, 200, 1);
+    let mut texts = Vec::new();
+    for played in Rollouts::new(&task, env, policies).collect(&keys)? {
+        for turn in played.result?.trajectory.messages {
+            let role = json!(turn.message.role);
+            let role = role.as_str().unwrap_or_default();
+            texts.push(format!("{role}\n{}", turn.message.text()));
+        }
+    }
+    let texts = texts.iter().map(String::as_str);
     let tokenizer = Tokenizer::train(texts, 1024, &["<|im_start|>", "<|im_end|>"])?;
     let mut config = shape("million")?;
     config.vocab_size = tokenizer.size();

@@ -54,16 +54,16 @@ struct Entry<'a> {
 impl Entry<'_> {
     /// A short name, in which only what differs between columns is said.
     fn name(&self, options: &Options) -> String {
-        let stem = |model: &str| match model.rsplit_once('#') {
-            Some((_, name)) => name.to_owned(),
-            None => {
-                let path = Path::new(model);
-                let stem = match path.extension() {
-                    Some(extension) if extension == "gguf" => path.file_stem(),
-                    _ => path.file_name(),
-                };
-                stem.map_or(model.to_owned(), |stem| stem.to_string_lossy().into_owned())
+        let stem = |model: &str| {
+            if let Some((_, name)) = model.rsplit_once('#') {
+                return name.to_owned();
             }
+            let path = Path::new(model);
+            let stem = match path.extension() {
+                Some(extension) if extension == "gguf" => path.file_stem(),
+                _ => path.file_name(),
+            };
+            stem.map_or(model.to_owned(), |stem| stem.to_string_lossy().into_owned())
         };
         let short = stem(self.model);
         let is_alone = options

@@ -54,13 +54,15 @@ impl Progress {
         }
         self.bar.inc(1);
         let (judged, solved) = self.judged;
-        let mut message = self.what.clone();
-        if judged > 0 {
-            message += &format!(", success {:.2}", solved as f64 / judged as f64);
-        }
-        if self.failures > 0 {
-            message += &format!(", {} failed", self.failures);
-        }
+        let success = match judged {
+            0 => String::new(),
+            _ => format!(", success {:.2}", solved as f64 / judged as f64),
+        };
+        let failed = match self.failures {
+            0 => String::new(),
+            failures => format!(", {failures} failed"),
+        };
+        let message = format!("{}{success}{failed}", self.what);
         if self.bar.is_hidden() && self.told.elapsed() > PAUSE {
             self.told = Instant::now();
             let (done, total) = (self.bar.position(), self.bar.length().unwrap_or_default());

@@ -35,6 +35,15 @@ pub struct SourceOptions {
     pub endpoint: EndpointOptions,
 }
 
+impl Default for SourceOptions {
+    fn default() -> Self {
+        Self {
+            max_tokens: 256,
+            endpoint: EndpointOptions::default(),
+        }
+    }
+}
+
 impl Source {
     /// Opens `spec`: a baseline's name, `https://host/v1#model`, or what [`model_path::resolve`] knows.
     ///
