@@ -8,6 +8,7 @@ pub(crate) mod generate;
 pub(crate) mod logs;
 pub(crate) mod pairs;
 pub(crate) mod play;
+pub(crate) mod score;
 pub(crate) mod train;
 mod whole_file;
 
