@@ -113,22 +113,23 @@ function refresh() {
 
 const ROLES = /^(system|developer|user|assistant|tool|function|environment|human|gpt|model)\s*$/i;
 
-/** The messages in a stretch of template text, by the markup between `<|` and `|>`; raw where there is none. */
-function messages(text) {
+/** The messages in a stretch of template text, by the markup between `<|` and `|>`; raw where there is none.
+    `role` is whose message goes on at its start. The last entry may be empty: then its text comes next. */
+function messages(text, role = null) {
   const found = [];
-  let role = null;
   for (const part of text.split(/<\|[^|<>]+\|>/)) {
     const [first, ...rest] = part.split('\n');
     if (ROLES.test(first)) {
       role = first.trim();
       found.push({ role, text: rest.join('\n').trim() });
-    } else if (found.length && role && found.at(-1).text === '') {
+    } else if (found.length && found.at(-1).text === '') {
       found.at(-1).text = part.trim();
     } else if (part.trim()) {
-      found.push({ role: null, text: part.trim() });
+      found.push({ role, text: part.trim() });
+      role = null;
     }
   }
-  return found.filter((message) => message.text);
+  return found;
 }
 
 function readRow(message, mark) {
@@ -165,24 +166,36 @@ function saidRow(stretch, most) {
     el('div', { class: 'words-of' }, spans));
 }
 
+function readRows(text, role, mark) {
+  const found = messages(text, role).filter((message) => message.text);
+  if (mark && !found.length) found.push({ role: null, text: '' });
+  return found.map((message, at) => readRow(message, mark && at === 0 ? mark : null));
+}
+
 function rows(stretches, most) {
   return stretches.flatMap((stretch) => {
     if (stretch.tokens) return [saidRow(stretch, most)];
-    const found = messages(stretch.text).map((message) => readRow(message));
-    if (stretch.diverged !== undefined) {
-      const after = messages(stretch.diverged);
-      found.push(...after.map((message, at) => readRow(message, at === 0 ? parting() : null)));
-      if (!after.length) found.push(readRow({ role: null, text: '' }, parting()));
-    }
+    const found = readRows(stretch.text);
     return stretch.anew ? [el('div', { class: 'anew' }, 'the chat template begins anew'), ...found] : found;
   });
 }
 
 function column(name, scored, pair, most) {
-  const rest = scored.stretches.slice(pair.shared);
+  const [first, ...rest] = scored.stretches.slice(pair.shared);
+  // Where the sides part while the agent reads, what it read until then is both's.
+  const begins = first?.diverged === undefined ? rows(first ? [first] : [], most)
+    : readRows(first.diverged, messages(first.text).at(-1)?.role, parting());
   return el('section', { 'aria-label': name },
     el('h3', {}, el('span', {}, name), el('span', { class: `number ${side(scored.return)}`, title: 'Implicit return: the sum over all turns' }, number(scored.return, 2, true))),
-    rest.length ? rows(rest, most) : el('p', { class: 'muted' }, 'ends here'));
+    first ? [...begins, ...rows(rest, most)] : el('p', { class: 'muted' }, 'ends here'));
+}
+
+function together(pair, most) {
+  const shared = rows(pair.chosen.stretches.slice(0, pair.shared), most);
+  const next = pair.chosen.stretches[pair.shared];
+  const other = pair.rejected.stretches[pair.shared];
+  if (next?.diverged !== undefined && other?.diverged !== undefined) shared.push(...readRows(next.text));
+  return shared.length ? el('section', { class: 'together', 'aria-label': 'Both begin' }, el('h3', {}, 'Both begin'), shared) : '';
 }
 
 function verdict(pair) {
@@ -201,12 +214,11 @@ function show(pair) {
   const most = Math.max(...[pair.chosen, pair.rejected].flatMap((s) => s.stretches).map((s) => Math.abs(s.sum ?? 0)));
   const at = list.indexOf(pair);
   const turn = (text, to, label) => el('button', { type: 'button', disabled: !list[to], 'aria-label': label, onclick: () => show(list[to]) }, text);
-  const shared = pair.chosen.stretches.slice(0, pair.shared);
   shown.replaceChildren(
     el('header', {}, el('h2', {}, `Pair ${pair.index}`),
       el('div', { class: 'turn-over' }, turn('← Previous', at - 1, 'Previous pair'), turn('Next →', at + 1, 'Next pair'))),
     el('p', { class: `verdict ${side(pair.margin)}` }, verdict(pair)),
-    shared.length ? el('section', { class: 'together', 'aria-label': 'Both begin' }, el('h3', {}, 'Both begin'), rows(shared, most)) : '',
+    together(pair, most),
     el('div', { class: 'sides' }, column('Chosen', pair.chosen, pair, most), column('Rejected', pair.rejected, pair, most)));
   for (const button of items.querySelectorAll('button')) {
     if (Number(button.dataset.index) === pair.index) button.setAttribute('aria-current', 'true');
