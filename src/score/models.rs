@@ -39,18 +39,15 @@ impl Models {
             beta > 0.0 && beta.is_finite(),
             "beta is {beta}: it must be above 0"
         );
-        let reference = match reference {
-            Some(reference) => {
-                check_vocabularies(&model.codec, &reference.codec)?;
-                Reference::Model(reference.decoder)
-            }
-            None => {
-                ensure!(
-                    model.decoder.has_adapters(),
-                    "the model has no adapters to switch off: name the reference with --reference"
-                );
-                Reference::AdaptersOff
-            }
+        let reference = if let Some(reference) = reference {
+            check_vocabularies(&model.codec, &reference.codec)?;
+            Reference::Model(reference.decoder)
+        } else {
+            ensure!(
+                model.decoder.has_adapters(),
+                "the model has no adapters to switch off: name the reference with --reference"
+            );
+            Reference::AdaptersOff
         };
         Ok(Self {
             model,

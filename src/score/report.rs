@@ -111,7 +111,7 @@ impl Histogram {
             .max(f64::MIN_POSITIVE);
         let mut counts = vec![0; BINS];
         for margin in margins {
-            let place = (margin / reach + 1.0) / 2.0 * BINS as f64;
+            let place = f64::midpoint(margin / reach, 1.0) * BINS as f64;
             counts[(place as usize).min(BINS - 1)] += 1;
         }
         Self {
@@ -303,13 +303,12 @@ fn spell(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
         let unfinished = text.ends_with(char::REPLACEMENT_CHARACTER)
             && end - open < LONGEST_CHARACTER
             && end < ids.len();
-        texts.push(match unfinished {
-            true => String::new(),
-            false => {
-                open = end;
-                text
-            }
-        });
+        if unfinished {
+            texts.push(String::new());
+        } else {
+            texts.push(text);
+            open = end;
+        }
     }
     texts
 }
