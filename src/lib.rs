@@ -26,7 +26,8 @@
 //! - [`agents`] knows tokens: labelled [`agents::Tokens`], the [`agents::Codec`] seam where text becomes
 //!   tokens, and the adapter [`agents::DialogueMdp`].
 //! - this crate knows files and the command line: [`Task`] makes environments from their specs, [`logs`]
-//!   reads what people have, row by row, [`pairs`] makes preferences of trajectories, [`stats`] puts
+//!   reads what people have, row by row, [`pairs`] makes preferences of trajectories, [`score`] says which
+//!   tokens earned it, [`page`] is what a browser shows, [`stats`] puts
 //!   intervals on numbers, `src/commands` holds one file per command.
 //!
 //! ## Invariants

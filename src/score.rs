@@ -7,6 +7,7 @@
 //! begins anew in between is its sequences one after the other; the first token of each has no
 //! log-probability.
 
+pub mod check;
 mod line;
 mod models;
 pub mod report;

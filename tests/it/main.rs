@@ -17,6 +17,7 @@ mod files;
 mod logs;
 mod models;
 mod objectives;
+mod score;
 mod support;
 mod tidy;
 mod token_level;
