@@ -58,7 +58,7 @@ pub fn auroc<'a>(dialogues: impl Iterator<Item = &'a [Judged]>) -> Option<f64> {
     }
     // Σ over mistakes of the others below them, those beside them half.
     let (mut below, mut wins) = (0.0, 0.0);
-    for ties in tokens.chunk_by(|a, b| a.0 <= b.0) {
+    for ties in tokens.chunk_by(|a, b| a.0.total_cmp(&b.0).is_eq()) {
         let (hits, beside) = ties
             .iter()
             .fold((0.0, 0.0), |(hits, beside), token| match token.1 {
