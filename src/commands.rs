@@ -10,6 +10,7 @@ pub(crate) mod logs;
 pub(crate) mod pairs;
 pub(crate) mod play;
 pub(crate) mod rollout;
+pub(crate) mod score;
 pub(crate) mod train;
 mod whole_file;
 

@@ -30,6 +30,9 @@
 //!   reads what people have, row by row, [`pairs`] makes preferences of trajectories,
 //!   [`rollouts`] plays many episodes at once, with models here or behind an [`endpoint`], [`evaluation`]
 //!   compares them, [`stats`] puts intervals on numbers, `src/commands` holds one file per command.
+//!   reads what people have, row by row, [`pairs`] makes preferences of trajectories, [`score`] says which
+//!   tokens earned it, [`page`] is what a browser shows, [`stats`] puts
+//!   intervals on numbers, `src/commands` holds one file per command.
 //!
 //! ## Invariants
 //! Each is held by a test or by the types.
@@ -53,9 +56,11 @@ pub mod evaluation;
 pub mod logs;
 pub mod model_path;
 pub mod objective;
+pub mod page;
 pub mod pairs;
 mod planner;
 pub mod rollouts;
+pub mod score;
 mod spec;
 pub mod stats;
 mod task;

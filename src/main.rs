@@ -66,6 +66,11 @@ enum Command {
     /// Train a policy: supervised, or on preferences over whole dialogues
     #[command(after_help = "Example: socratiq train configs/train/dpo.toml --set seed=1")]
     Train(commands::train::Options),
+    /// Say which tokens and turns of preference pairs earned what: as data, and as a page to look at
+    #[command(
+        after_help = "Example: socratiq score --model runs/example --data prefs.jsonl --out scores.jsonl --html credit.html"
+    )]
+    Score(commands::score::Options),
     /// Write a model as other tools load it
     #[command(
         after_help = "Example: socratiq export --model runs/example --format merged --out merged"
@@ -114,6 +119,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Rollout(options) => return commands::rollout::rollout(&options),
         Command::Eval(options) => return commands::eval::eval(&options),
         Command::Train(options) => return commands::train::train(&options),
+        Command::Score(options) => commands::score::score(&options),
         Command::Generate(options) => commands::generate::generate(&options),
         Command::Export(options) => commands::export::export(&options),
         Command::Bench(bench) => commands::bench::bench(&bench),

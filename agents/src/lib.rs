@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::float_cmp, reason = "tests compare exact results"))]
 
 pub mod chat;
+pub mod credit;
 mod dialogue_mdp;
 mod error;
 mod generate;

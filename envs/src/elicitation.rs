@@ -5,6 +5,7 @@
 //! will of its own.
 
 mod belief;
+mod mistake;
 mod optimal;
 mod questioner;
 mod table;
@@ -12,6 +13,7 @@ mod understand;
 mod user;
 
 pub use belief::Belief;
+pub use mistake::{Planted, Repeating, plant};
 pub use optimal::Plan;
 pub use questioner::{Questioner, Style};
 pub use table::{Attribute, Item, Table, TableError};

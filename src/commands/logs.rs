@@ -3,14 +3,20 @@
 use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use serde_json::{Map, json};
 use socratiq::agents::LanguageModel;
-use socratiq::logs::{self, BadRow, Counts, FORMATS, Format, LogError, Row, write_native};
+use socratiq::logs::{self, BadRow, Counts, FORMATS, Format, LogError, Record, Row, write_native};
 use socratiq::model_path;
+use socratiq::objective::{Kind, Objective};
+use socratiq::train::config::TooLong;
+use socratiq::train::example::Encoder;
+use socratiq::train::preview::preview;
 
+use super::Styles;
 use super::whole_file::write_whole;
 
 /// How many bad rows are shown; the others are counted.
@@ -19,6 +25,8 @@ const SHOWN: u64 = 20;
 const CHECK_EXAMPLE: &str =
     "Example: socratiq logs check prefs.jsonl.gz --model SmolLM2-135M-Instruct";
 const CONVERT_EXAMPLE: &str = "Example: socratiq logs convert sharegpt.json --out prefs.jsonl";
+const PREVIEW_EXAMPLE: &str =
+    "Example: socratiq logs preview prefs.jsonl --model SmolLM2-135M-Instruct --row 3";
 
 /// What to do with logs.
 #[derive(Debug, clap::Subcommand)]
@@ -29,6 +37,9 @@ pub(crate) enum Logs {
     /// Write a log in the native form: TRL's conversational lines
     #[command(after_help = CONVERT_EXAMPLE, after_long_help = formats(CONVERT_EXAMPLE))]
     Convert(ConvertOptions),
+    /// Show which tokens of a row are learnt from
+    #[command(after_help = PREVIEW_EXAMPLE, after_long_help = formats(PREVIEW_EXAMPLE))]
+    Preview(PreviewOptions),
 }
 
 /// Which logs to check.
@@ -61,6 +72,22 @@ pub(crate) struct ConvertOptions {
     on_bad_row: OnBadRow,
 }
 
+/// Which row to show.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PreviewOptions {
+    /// JSON lines or JSON, gzipped or not
+    file: PathBuf,
+    /// Whose tokens: Hugging Face folder, .gguf file, run directory or hub id
+    #[arg(long)]
+    model: String,
+    /// Which good row, from 1
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    row: u64,
+    /// The format, instead of what the first good row looks like
+    #[arg(long)]
+    format: Option<Format>,
+}
+
 /// What a row does that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum OnBadRow {
@@ -70,9 +97,10 @@ pub(crate) enum OnBadRow {
     Skip,
 }
 
-/// Checks or converts.
+/// Checks, converts or shows.
 pub(crate) fn logs(logs: &Logs) -> Result<()> {
     match logs {
+        Logs::Preview(options) => show(options),
         Logs::Check(options) => check(options),
         Logs::Convert(options) => convert(options),
     }
@@ -170,6 +198,53 @@ fn convert(options: &ConvertOptions) -> Result<()> {
         "out": options.out.display().to_string(),
     });
     writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+    Ok(())
+}
+
+/// Prints the dialogues of one row, what is learnt from in colour or between brackets.
+fn show(options: &PreviewOptions) -> Result<()> {
+    let path = model_path::resolve(&options.model)?;
+    let codec = Arc::new(LanguageModel::open_codec(&path, &Map::new())?);
+    let mut good = logs::open(&options.file, options.format)?.filter_map(|row| match row {
+        Ok(row) => Some(Ok(row)),
+        Err(LogError::BadRow { .. }) => None,
+        Err(error) => Some(Err(error)),
+    });
+    let Some(row) = good.nth(options.row as usize - 1).transpose()? else {
+        bail!(
+            "`{}` has no {} good rows; `socratiq logs check` says what is wrong with the others",
+            options.file.display(),
+            options.row
+        );
+    };
+    let (styles, mut out) = (Styles::of_stdout(), io::stdout().lock());
+    for record in &row.records {
+        // Of everything that is no preference, a supervised loss learns.
+        let (kind, names) = match record {
+            Record::Preference(_) => (Kind::PlackettLuce, ["chosen", "rejected"]),
+            Record::Feedback(_) => (Kind::Kto, ["completion"; 2]),
+            Record::Demonstration(_) | Record::Trajectory(_) => (Kind::Sft, ["dialogue"; 2]),
+        };
+        let objective = Objective::new(kind);
+        let mut encoder = Encoder::new(codec.clone(), &objective, usize::MAX, TooLong::Refuse);
+        let examples = encoder
+            .encode(record)
+            .with_context(|| format!("{}: line {}", options.file.display(), row.line))?;
+        for example in &examples {
+            for (number, completion) in example.completions.iter().enumerate() {
+                writeln!(
+                    out,
+                    "{}{}{}: {} of {} tokens are learnt from",
+                    styles.bold,
+                    names[number.min(1)],
+                    styles.reset,
+                    completion.num_scored(),
+                    completion.num_tokens()
+                )?;
+                writeln!(out, "{}", preview(&codec, completion, styles.mask()))?;
+            }
+        }
+    }
     Ok(())
 }
 

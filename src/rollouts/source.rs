@@ -38,6 +38,7 @@ pub struct SourceOptions {
 impl Default for SourceOptions {
     fn default() -> Self {
         Self {
+            reference: None,
             max_tokens: 256,
             endpoint: EndpointOptions::default(),
         }

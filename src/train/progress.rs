@@ -22,6 +22,17 @@ pub fn bar(total: u64, what: &str) -> ProgressBar {
     )
 }
 
+/// A count of something whose total nobody knows.
+pub fn counter(what: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{pos} {prefix}, {per_sec}")
+        .unwrap_or_else(|_| ProgressStyle::default_spinner());
+    BARS.add(
+        ProgressBar::no_length()
+            .with_style(style)
+            .with_prefix(what.to_owned()),
+    )
+}
+
 /// Updates of a run.
 #[derive(Debug)]
 pub struct Progress {

@@ -1,14 +1,17 @@
 //! The elicitation task: what it pays, how its users answer, and how good its questioners are.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::executor::block_on;
 use socratiq::Task;
 use socratiq::envs::elicitation::{
     Answer, Belief, Elicitation, ElicitationConfig, ElicitationFacts, Meaning, Plan, Questioner,
-    Style, Table, UserModel,
+    Style, Table, UserModel, plant,
 };
-use socratiq::envs::{Ending, Environment, EpisodeSeed, Fork, Message, RunSeed, Split, rollout};
+use socratiq::envs::{
+    Ending, Environment, EpisodeSeed, Fork, Message, Role, RunSeed, Split, Trajectory, rollout,
+};
 
 use crate::support::assert_close;
 
@@ -229,4 +232,28 @@ fn bits_add_up_to_the_entropy_of_the_table() {
         assert_eq!(facts.candidates, 1);
         assert_close(facts.total_bits, 165_f64.log2(), 1e-9);
     }
+}
+
+#[test]
+fn a_planted_mistake_is_one_wasted_question() {
+    let (table, config) = (guess_who(), config(0.0, 0.0));
+    let questioner = Questioner::new(Style::Optimal, config.clone(), table.clone());
+    let said = |trajectory: &Trajectory| -> Vec<String> {
+        let agent = trajectory.messages.iter().map(|turn| &turn.message);
+        let agent = agent.filter(|message| message.role == Role::Assistant);
+        agent.map(|message| message.text().into_owned()).collect()
+    };
+    let mut turns = BTreeSet::new();
+    for index in 0..40 {
+        let seed = RunSeed(2).episode(Split::Train, index);
+        let planted = block_on(plant(&config, &table, &questioner, seed)).unwrap();
+        let planted = planted.unwrap();
+        let mut expected = said(&planted.clean);
+        expected.insert(planted.turn, expected[planted.turn - 1].clone());
+        assert_eq!(said(&planted.mistaken), expected);
+        let cost = planted.clean.return_ - planted.mistaken.return_;
+        assert_close(cost, config.question_cost, 1e-12);
+        turns.insert(planted.turn);
+    }
+    assert!(turns.len() >= 3, "at different places: {turns:?}");
 }

@@ -21,6 +21,7 @@ mod models;
 mod objectives;
 mod planning;
 mod rollouts;
+mod score;
 mod support;
 mod tidy;
 mod token_level;

@@ -1,5 +1,7 @@
 //! Whole passes over a packed batch: log-probabilities of its scored tokens, and the gradient of that.
 
+use std::ops::Range;
+
 use super::batch::Batch;
 use super::decoder::{Decoder, Weight};
 use super::geometry::Geometry;
@@ -117,10 +119,23 @@ impl Decoder {
     /// # Errors
     /// When the batch does not fit the model.
     pub fn logits(&self, batch: &Batch, adapters: Adapters, tape: &mut Tape) -> Result<Buffer> {
-        self.hidden(batch, adapters, None, tape)?;
+        self.read(batch, adapters, tape)?;
+        Ok(self.logits_of(0..batch.scored.len(), tape))
+    }
+
+    /// Reads a batch, so that [`Self::logits_of`] has the logits of some of its scored tokens at a time.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model.
+    pub fn read(&self, batch: &Batch, adapters: Adapters, tape: &mut Tape) -> Result<()> {
+        self.hidden(batch, adapters, None, tape)
+    }
+
+    /// The logits of some scored tokens of the batch that was read into `tape`, `[tokens, V]`.
+    pub fn logits_of(&self, tokens: Range<usize>, tape: &Tape) -> Buffer {
         let vocabulary = self.config.vocab_size;
-        let mut logits = Buffer::zeros(batch.scored.len() * vocabulary);
-        let hidden = Rows::new(&tape.hidden, self.config.hidden_size);
+        let mut logits = Buffer::zeros(tokens.len() * vocabulary);
+        let hidden = Rows::new(&tape.hidden, self.config.hidden_size).slice(tokens);
         let head = self.matrix(self.head_weight());
         head.linear(
             hidden,
@@ -128,7 +143,7 @@ impl Decoder {
             Kernel::Product,
             Target::set(&mut logits, vocabulary),
         );
-        Ok(logits)
+        logits
     }
 
     /// Leaves the hidden states of the scored rows, after the final norm, in the tape.

@@ -1,0 +1,102 @@
+//! Planted mistakes: episodes that differ from good ones in one wasted turn, which is known.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{Elicitation, ElicitationConfig, Questioner, Table};
+use crate::environment::Observation;
+use crate::error::Result;
+use crate::message::{Message, Role};
+use crate::policy::Policy;
+use crate::rollout::rollout;
+use crate::seed::EpisodeSeed;
+use crate::trajectory::Trajectory;
+
+/// A policy that wastes one turn: it says again what it said the turn before.
+///
+/// What the wrapped policy hears next is the answer to what it asked last, so it goes on as if nothing had
+/// happened.
+#[derive(Clone, Debug)]
+pub struct Repeating<P> {
+    policy: P,
+    /// The turn that is wasted, from 0; the first has nothing to repeat.
+    turn: usize,
+    said: Vec<Message>,
+}
+
+impl<P> Repeating<P> {
+    /// Lets `policy` play, but at `turn`.
+    pub fn new(policy: P, turn: usize) -> Self {
+        Self {
+            policy,
+            turn,
+            said: Vec::new(),
+        }
+    }
+}
+
+#[async_trait]
+impl<P: Policy> Policy for Repeating<P> {
+    async fn begin(&mut self, seed: EpisodeSeed) -> Result<()> {
+        self.said.clear();
+        self.policy.begin(seed).await
+    }
+
+    async fn act(&mut self, observation: &Observation) -> Result<Message> {
+        let message = match self.said.last() {
+            Some(last) if self.said.len() == self.turn => last.clone(),
+            _ => self.policy.act(observation).await?,
+        };
+        self.said.push(message.clone());
+        Ok(message)
+    }
+}
+
+/// A good episode and the same one with a mistake in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planted {
+    /// As the questioner plays it.
+    pub clean: Trajectory,
+    /// With one turn wasted.
+    pub mistaken: Trajectory,
+    /// Which of the agent's turns that is, from 0.
+    pub turn: usize,
+}
+
+/// Plays the episode of `seed` twice, the second time with a wasted turn somewhere after the first question
+/// and before the guess. None where there is no such place, or where the mistake cost nothing.
+///
+/// # Errors
+/// When the environment or the questioner fails.
+pub async fn plant(
+    config: &ElicitationConfig,
+    table: &Arc<Table>,
+    questioner: &Questioner,
+    seed: EpisodeSeed,
+) -> Result<Option<Planted>> {
+    let mut environment = Elicitation::new(config.clone(), table.clone())?;
+    let mut clean = questioner.clone();
+    let episode = rollout(&mut environment, &mut [&mut clean], seed).await?;
+    let Some(clean) = episode.solo() else {
+        return Ok(None);
+    };
+    let is_agent = |message: &Message| message.role == Role::Assistant;
+    let turns = clean.messages.iter().filter(|turn| is_agent(&turn.message));
+    // The last one is the guess; a repeated question stands after the first and before it.
+    let questions = turns.count().saturating_sub(1);
+    if questions == 0 {
+        return Ok(None);
+    }
+    let turn = 1 + seed.stream(0, "planted mistake").below(questions);
+    let mut mistaken = Repeating::new(questioner.clone(), turn);
+    let episode = rollout(&mut environment, &mut [&mut mistaken], seed).await?;
+    Ok(episode
+        .solo()
+        .filter(|mistaken| mistaken.return_ < clean.return_)
+        .map(|mistaken| Planted {
+            clean,
+            mistaken,
+            turn,
+        }))
+}

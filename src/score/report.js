@@ -1,0 +1,324 @@
+// One pair at a time, in full: what both sides share, then both sides from where they part.
+
+const main = document.querySelector('main');
+const { summary, scale, source, histogram } = data;
+const numbers = el('div', { id: 'numbers', role: 'status', 'aria-live': 'polite', hidden: true });
+let list = [];
+let current = null;
+let pinned = null;
+
+// 1. What is known of all pairs.
+
+function interval(estimate, show) {
+  return `95 % interval ${show(estimate.low)} to ${show(estimate.high)}`;
+}
+
+function fact(title, value, note) {
+  return el('div', { class: 'fact' }, el('span', { class: 'small muted' }, title), el('b', {}, value),
+    el('span', { class: 'small muted number' }, note));
+}
+
+function drawHistogram() {
+  const { counts, low, high } = histogram;
+  const most = Math.max(...counts);
+  const middle = (counts.length - 1) / 2;
+  const bars = counts.map((count, at) => {
+    const height = count === 0 ? 0 : Math.max(1, (40 * count) / most);
+    const from = low + ((high - low) * at) / counts.length;
+    const to = low + ((high - low) * (at + 1)) / counts.length;
+    return el('svg:rect', { x: 1 + at * 6, width: 5, y: 41 - height, height, class: at < middle ? 'less' : at > middle ? 'more' : null },
+      el('svg:title', {}, `${count} pairs with margins from ${number(from)} to ${number(to)}`));
+  });
+  const width = counts.length * 6 + 1;
+  return el('div', { class: 'fact' }, el('span', { class: 'small muted' }, 'Margins of all pairs; left of the line the rejected side wins'),
+    el('svg:svg', { class: 'histogram', viewBox: `0 0 ${width} 50`, role: 'img', 'aria-label': 'Histogram of margins' }, bars,
+      el('svg:line', { x1: width / 2, x2: width / 2, y1: 0, y2: 46, 'stroke-width': 1, 'stroke-dasharray': '2 2' })));
+}
+
+function head() {
+  return [
+    el('header', { class: 'top' }, el('div', {}, el('h1', {}, 'Which tokens earned it?'),
+      el('p', { class: 'muted sources' }, `${source.data}, seen by ${source.model} against ${source.reference}. `
+        + `A token’s implicit reward is β log π/π_ref with β = ${data.beta}: how much better the dialogue stands after it.`)),
+    themeSwitch()),
+    el('div', { class: 'facts' },
+      fact('Chosen side wins', percent(summary.accuracy.mean), interval(summary.accuracy, percent)),
+      summary.margin && fact('Mean margin', number(summary.margin.mean, 3, true), interval(summary.margin, (x) => number(x, 3))),
+      fact('Pairs', String(summary.pairs), data.pairs.length < summary.pairs ? `the ${data.pairs.length} most surprising are here` : 'all are here'),
+      drawHistogram(),
+      el('div', { class: 'fact' }, el('span', { class: 'small muted' }, 'Implicit reward of a token'),
+        el('div', { class: 'legend number' }, el('span', {}, `≤ ${number(-scale)}`), el('span', { class: 'ramp' }), el('span', {}, `≥ ${number(scale)}`)))),
+  ];
+}
+
+// 2. The list of pairs.
+
+const orders = {
+  surprising: ['Most surprising first', (a, b) => a.margin - b.margin],
+  close: ['Closest first', (a, b) => Math.abs(a.margin) - Math.abs(b.margin)],
+  sure: ['Surest first', (a, b) => b.margin - a.margin],
+  log: ['As in the log', (a, b) => a.index - b.index],
+};
+const wrong = data.pairs.map((pair) => pair.margin).filter((margin) => margin <= 0).sort((a, b) => a - b);
+// A margin as low as those of the worse half of the wrong pairs.
+const far = wrong.length ? wrong[Math.floor((wrong.length - 1) / 2)] : 0;
+const filters = {
+  all: [`All ${data.pairs.length}`, () => true],
+  wrong: [`Wrong: ${wrong.length}`, (pair) => pair.margin <= 0],
+  far: [`Wrong by ${number(-far)} or more`, (pair) => pair.margin <= far && pair.margin <= 0],
+  right: ['Right', (pair) => pair.margin > 0],
+};
+
+function select(label, options, changed) {
+  return el('select', { 'aria-label': label, onchange: changed },
+    Object.entries(options).map(([value, [text]]) => el('option', { value }, text)));
+}
+
+const order = select('Order of the pairs', orders, refresh);
+const filter = select('Which pairs', filters, refresh);
+const search = el('input', { type: 'search', placeholder: 'Words in the dialogue', 'aria-label': 'Words in the dialogue', oninput: refresh });
+const items = el('ol', { class: 'pairs' });
+const shown = el('article', {});
+
+function textOf(stretch) {
+  return stretch.tokens ? stretch.tokens.map((token) => token.text).join('') : stretch.text + (stretch.diverged ?? '');
+}
+
+function words(pair) {
+  pair.words ??= [pair.chosen, pair.rejected].map((s) => s.stretches.map(textOf).join(' ')).join(' ');
+  return pair.words;
+}
+
+/** The first words that tell a pair from others: those of the chosen side from where the two part. */
+function opening(pair) {
+  const { stretches } = pair.chosen;
+  const from = stretches.slice(pair.shared).find((stretch) => stretch.tokens) ?? stretches.find((stretch) => stretch.tokens);
+  return from ? textOf(from).replace(/<\|[^|<>]+\|>/g, '').trim().slice(0, 80) : '';
+}
+
+function refresh() {
+  const looked = search.value.trim().toLowerCase();
+  list = data.pairs
+    .filter(filters[filter.value][1])
+    .filter((pair) => looked === '' || words(pair).toLowerCase().includes(looked))
+    .sort(orders[order.value][1]);
+  items.replaceChildren(...list.map((pair) => el('li', {},
+    el('button', { type: 'button', 'data-index': pair.index, onclick: () => show(pair) },
+      el('span', {}, `Pair ${pair.index}`), el('span', { class: `number ${side(pair.margin)}` }, number(pair.margin, 2, true)),
+      el('span', { class: 'words small' }, opening(pair))))));
+  show(list.includes(current) ? current : list[0]);
+}
+
+// 3. One pair.
+
+const ROLES = /^(system|developer|user|assistant|tool|function|environment|human|gpt|model)\s*$/i;
+
+/** The messages in a stretch of template text, by the markup between `<|` and `|>`; raw where there is none.
+    `role` is whose message goes on at its start. The last entry may be empty: then its text comes next. */
+function messages(text, role = null) {
+  const found = [];
+  for (const part of text.split(/<\|[^|<>]+\|>/)) {
+    const [first, ...rest] = part.split('\n');
+    if (ROLES.test(first)) {
+      role = first.trim();
+      found.push({ role, text: rest.join('\n').trim() });
+    } else if (found.length && found.at(-1).text === '') {
+      found.at(-1).text = part.trim();
+    } else if (part.trim()) {
+      found.push({ role, text: part.trim() });
+      role = null;
+    }
+  }
+  return found;
+}
+
+function readRow(message, mark) {
+  const long = message.text.length > 700;
+  const text = el('div', { class: 'words-of' }, mark, message.text);
+  return el('div', { class: 'stretch read' },
+    el('div', { class: 'margin' }, el('span', { class: 'role' }, message.role ?? '')),
+    long ? el('details', {}, el('summary', {}, `${message.text.slice(0, 160).trim()} … (${message.text.length} characters)`), text) : text);
+}
+
+function parting() {
+  return el('span', { class: 'parting' }, 'parts here');
+}
+
+function tokenSpan(token, place, first) {
+  const control = /^<[^<>\s]+>$/.test(token.text.trim());
+  const strength = Math.min(1, Math.abs(token.reward) / scale);
+  const classes = ['token', side(token.reward), strength > 0.5 && 'strong', control && 'control'].filter(Boolean).join(' ');
+  const lines = token.text.split('\n');
+  const text = lines.flatMap((line, at) => (at === 0 ? [line] : [el('span', { class: 'break', 'aria-hidden': 'true' }, '↵'), '\n', line]));
+  const span = el('span', { class: classes, '--strength': Math.round(75 * strength), tabindex: first ? 0 : -1 }, text);
+  span.token = token;
+  span.place = place;
+  return span;
+}
+
+function saidRow(stretch, most) {
+  const spans = stretch.tokens.map((token, at) => tokenSpan(token, at, at === 0));
+  if (stretch.diverges !== undefined) spans.splice(stretch.diverges, 0, parting());
+  return el('div', { class: 'stretch said' },
+    el('div', { class: 'margin' }, el('span', { class: 'role' }, 'agent'),
+      el('span', { class: `number ${side(stretch.sum)}`, title: 'Implicit reward of this turn' }, number(stretch.sum, 2, true)),
+      el('span', { class: `bar ${side(stretch.sum)}`, '--share': most ? Math.round((100 * Math.abs(stretch.sum)) / most) : 0 })),
+    el('div', { class: 'words-of' }, spans));
+}
+
+function readRows(text, role, mark) {
+  const found = messages(text, role).filter((message) => message.text);
+  if (mark && !found.length) found.push({ role: null, text: '' });
+  return found.map((message, at) => readRow(message, mark && at === 0 ? mark : null));
+}
+
+function rows(stretches, most) {
+  return stretches.flatMap((stretch) => {
+    if (stretch.tokens) return [saidRow(stretch, most)];
+    const found = readRows(stretch.text);
+    return stretch.anew ? [el('div', { class: 'anew' }, 'the chat template begins anew'), ...found] : found;
+  });
+}
+
+function column(name, scored, pair, most) {
+  const [first, ...rest] = scored.stretches.slice(pair.shared);
+  // Where the sides part while the agent reads, what it read until then is both's.
+  const begins = first?.diverged === undefined ? rows(first ? [first] : [], most)
+    : readRows(first.diverged, messages(first.text).at(-1)?.role, parting());
+  return el('section', { 'aria-label': name },
+    el('h3', {}, el('span', {}, name), el('span', { class: `number ${side(scored.return)}`, title: 'Implicit return: the sum over all turns' }, number(scored.return, 2, true))),
+    first ? [...begins, ...rows(rest, most)] : el('p', { class: 'muted' }, 'ends here'));
+}
+
+function together(pair, most) {
+  const shared = rows(pair.chosen.stretches.slice(0, pair.shared), most);
+  const next = pair.chosen.stretches[pair.shared];
+  const other = pair.rejected.stretches[pair.shared];
+  if (next?.diverged !== undefined && other?.diverged !== undefined) shared.push(...readRows(next.text));
+  return shared.length ? el('section', { class: 'together', 'aria-label': 'Both begin' }, el('h3', {}, 'Both begin'), shared) : '';
+}
+
+function verdict(pair) {
+  if (pair.margin > 0) return `The models agree with the log: the chosen side’s implicit return is higher by ${number(pair.margin)}.`;
+  if (pair.margin < 0) return `The models disagree with the log: the rejected side’s implicit return is higher by ${number(-pair.margin)}.`;
+  return 'Both sides have the same implicit return.';
+}
+
+function show(pair) {
+  hide();
+  current = pair ?? null;
+  if (!pair) {
+    shown.replaceChildren(el('p', { class: 'empty' }, 'No pair is like that.'));
+    return;
+  }
+  const most = Math.max(...[pair.chosen, pair.rejected].flatMap((s) => s.stretches).map((s) => Math.abs(s.sum ?? 0)));
+  const at = list.indexOf(pair);
+  const turn = (text, to, label) => el('button', { type: 'button', disabled: !list[to], 'aria-label': label, onclick: () => show(list[to]) }, text);
+  shown.replaceChildren(
+    el('header', {}, el('h2', {}, `Pair ${pair.index}`),
+      el('div', { class: 'turn-over' }, turn('← Previous', at - 1, 'Previous pair'), turn('Next →', at + 1, 'Next pair'))),
+    el('p', { class: `verdict ${side(pair.margin)}` }, verdict(pair)),
+    together(pair, most),
+    el('div', { class: 'sides' }, column('Chosen', pair.chosen, pair, most), column('Rejected', pair.rejected, pair, most)));
+  for (const button of items.querySelectorAll('button')) {
+    if (Number(button.dataset.index) === pair.index) button.setAttribute('aria-current', 'true');
+    else button.removeAttribute('aria-current');
+  }
+}
+
+// 4. The numbers of one token.
+
+function visible(text) {
+  return text === '' ? '(part of the next character)' : text.replaceAll('\n', '↵').replaceAll(' ', '·').replaceAll('\t', '⇥');
+}
+
+function chance(logprob) {
+  const p = 100 * Math.exp(logprob);
+  return p >= 0.1 ? `${p.toFixed(1)} %` : '< 0.1 %';
+}
+
+function fill(token) {
+  const row = (name, value, note) => el('tr', {}, el('th', { scope: 'row' }, name), el('td', { class: 'number' }, value, note ? el('span', { class: 'muted' }, ` ${note}`) : ''));
+  const signed = (value) => el('b', { class: side(value) }, number(value, 3, true));
+  const others = token.others.map(([text, logprob, reference]) => {
+    const reward = data.beta * (logprob - reference);
+    return el('tr', {}, el('td', {}, visible(text)), el('td', { class: 'number' }, chance(logprob)), el('td', { class: `number ${side(reward)}` }, number(reward, 3, true)));
+  });
+  numbers.replaceChildren(...[
+    el('code', {}, visible(token.text)),
+    el('table', {}, row('Implicit reward', signed(token.reward)),
+      row('Sum so far', signed(token.running)),
+      row('Log-probability', number(token.logprob, 3), chance(token.logprob)),
+      row('… of the reference', number(token.reference, 3), chance(token.reference)),
+      token.advantage !== null && row('Over the best alternative', signed(token.advantage))),
+    others.length ? el('div', { class: 'others' }, el('span', { class: 'muted' }, 'Instead, likeliest first'), el('table', {}, others)) : null,
+  ].filter(Boolean));
+}
+
+function reveal(span) {
+  hide();
+  fill(span.token);
+  span.classList.add('shown');
+  numbers.hidden = false;
+  numbers.span = span;
+  const at = span.getClientRects()[0] ?? span.getBoundingClientRect();
+  const box = numbers.getBoundingClientRect();
+  const left = Math.max(8, Math.min(at.left, innerWidth - box.width - 8));
+  const below = at.bottom + 8 + box.height < innerHeight;
+  numbers.style.left = `${left}px`;
+  numbers.style.top = `${below ? at.bottom + 8 : Math.max(8, at.top - box.height - 8)}px`;
+}
+
+function hide() {
+  numbers.span?.classList.remove('shown');
+  numbers.span = null;
+  numbers.hidden = true;
+  pinned = null;
+}
+
+const tokenAt = (event) => event.target.closest?.('.token');
+
+shown.addEventListener('pointerover', (event) => {
+  const span = tokenAt(event);
+  if (event.pointerType === 'touch' || pinned) return;
+  if (span) reveal(span);
+  else if (numbers.span !== document.activeElement) hide();
+});
+shown.addEventListener('pointerleave', () => { if (!pinned) hide(); });
+shown.addEventListener('click', (event) => {
+  const span = tokenAt(event);
+  const again = span && span === pinned;
+  hide();
+  if (!span || again) return;
+  reveal(span);
+  pinned = span;
+});
+shown.addEventListener('focusin', (event) => { const span = tokenAt(event); if (span) reveal(span); });
+shown.addEventListener('focusout', (event) => { if (tokenAt(event) && !pinned) hide(); });
+
+document.addEventListener('keydown', (event) => {
+  if (event.target.matches('input, select') || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === 'Escape') return hide();
+  const at = list.indexOf(current);
+  if (event.key === 'j' && list[at + 1]) return show(list[at + 1]);
+  if (event.key === 'k' && list[at - 1]) return show(list[at - 1]);
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  const span = tokenAt(event);
+  if (!step || !span) return;
+  const all = [...shown.querySelectorAll('.token')];
+  const next = all[all.indexOf(span) + step];
+  if (!next) return;
+  event.preventDefault();
+  span.tabIndex = -1;
+  next.tabIndex = 0;
+  next.focus();
+});
+addEventListener('scroll', () => { if (!pinned) hide(); }, { passive: true });
+
+main.append(...head(),
+  el('div', { class: 'layout' },
+    el('nav', { class: 'choose', 'aria-label': 'Pairs' }, el('div', { class: 'controls' }, order, filter, search), items,
+      el('p', { class: 'small muted' }, 'Keys: j and k turn over pairs; arrows walk along tokens.')),
+    shown),
+  numbers);
+refresh();

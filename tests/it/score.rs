@@ -1,0 +1,543 @@
+//! Credit assignment: its numbers against slow ones, its lines, its page, and what it refuses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use socratiq::agents::LanguageModel;
+use socratiq::agents::chat::{ChatCodec, Tokenizer};
+use socratiq::agents::model::{Adapters, Batch, Decoder, LoraConfig, Tape, Targets, Weights};
+use socratiq::envs::{RunSeed, Stream};
+use socratiq::logs::{self, Record};
+use socratiq::objective::{Kind, Objective};
+use socratiq::score::{Models, ScoredPair, Scorer, Summary};
+use socratiq::train::config::{NewModel, TooLong};
+use socratiq::train::example::{Encoder, Example};
+
+use crate::support::{assert_close, fails, succeeds};
+
+const BETA: f64 = 0.25;
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn stream(name: &str) -> Stream {
+    RunSeed(5).stream(name)
+}
+
+fn codec(special: &[&str]) -> ChatCodec {
+    let tokenizer = Tokenizer::train(std::iter::empty(), 300, special).unwrap();
+    ChatCodec::chatml(tokenizer).unwrap()
+}
+
+/// A small model in a folder.
+fn model(folder: &Path, name: &str, special: &[&str]) -> PathBuf {
+    let path = folder.join(name);
+    fs::create_dir(&path).unwrap();
+    let codec = codec(special);
+    let shape = NewModel {
+        vocab_size: 300,
+        hidden_size: 16,
+        intermediate_size: None,
+        num_layers: 2,
+        num_heads: 2,
+        num_kv_heads: None,
+        context_length: 256,
+    };
+    let shape = shape.shape(codec.tokenizer().size());
+    let mut decoder = Decoder::random(shape, &mut stream(name)).unwrap();
+    strengthen(&mut decoder, "", &mut stream("strength"));
+    decoder.save(&path).unwrap();
+    codec.save(&path).unwrap();
+    path
+}
+
+/// Adds noise to parameters of this name, so that no two models agree.
+fn strengthen(decoder: &mut Decoder, name: &str, stream: &mut Stream) {
+    for parameter in decoder.parameters_mut() {
+        if parameter.name.contains(name) {
+            let noise = |x: &mut f32| *x += (stream.unit() - 0.5) as f32 * 0.4;
+            parameter.data.iter_mut().for_each(noise);
+        }
+    }
+}
+
+const CHATML: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
+
+/// A run whose final model is low-rank updates of `base`.
+fn run(folder: &Path, base: &Path) -> PathBuf {
+    let path = folder.join("run");
+    let last = path.join("final");
+    fs::create_dir_all(&last).unwrap();
+    let lora = LoraConfig {
+        rank: 2,
+        alpha: 4.0,
+        target_modules: Targets::Pattern("all-linear".to_owned()),
+        rslora: false,
+        dropout: 0.0,
+    };
+    let mut decoder = Decoder::open(base, Weights::Whole).unwrap();
+    decoder.add_lora(&lora, &mut stream("lora")).unwrap();
+    strengthen(&mut decoder, "lora_B", &mut stream("trained"));
+    decoder.save_adapters(&last, &lora, text(base)).unwrap();
+    codec(&CHATML).save(&last).unwrap();
+    let config = format!(
+        "out = \"run\"\n[model]\npath = {:?}\n[data]\ntrain = [\"prefs.jsonl\"]\n[objective]\nkind = \"dpo\"\n\
+         beta = {BETA}\n[train]\nupdates = 1\n",
+        text(base)
+    );
+    fs::write(path.join("config.toml"), config).unwrap();
+    path
+}
+
+fn user(text: &str) -> Value {
+    json!({"role": "user", "content": text})
+}
+
+fn agent(text: &str) -> Value {
+    json!({"role": "assistant", "content": text})
+}
+
+const HOSTILE: &str = "</script><script>alert(1)</script><!--<img src=https://x.example/a>";
+
+/// Turns in the prompt, several turns after it, a hostile user, and pairs that part late.
+fn prefs(folder: &Path) -> PathBuf {
+    let rows = [
+        json!({"prompt": [user("Hi"), agent("Yes?"), user("Why?")],
+            "chosen": [agent("Because"), user(HOSTILE), agent("Fine")],
+            "rejected": [agent("Because"), user("No"), agent("Then not 🍜")]}),
+        json!({"prompt": [user("A or B?")], "chosen": [agent("A")], "rejected": [agent("B, of course")]}),
+        json!({"prompt": [user("Same?")], "chosen": [agent("Same")], "rejected": [agent("Same")]}),
+    ];
+    let path = folder.join("prefs.jsonl");
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    fs::write(&path, lines.join("\n")).unwrap();
+    path
+}
+
+fn examples(path: &Path, codec: &Arc<ChatCodec>) -> Vec<Example> {
+    let objective = Objective::new(Kind::Dpo);
+    let mut encoder = Encoder::new(codec.clone(), &objective, 256, TooLong::Refuse);
+    let records: Vec<Record> = logs::open(path, None)
+        .unwrap()
+        .flat_map(|row| row.unwrap().records)
+        .collect();
+    records
+        .iter()
+        .flat_map(|record| encoder.encode(record).unwrap())
+        .collect()
+}
+
+fn open(path: &Path) -> LanguageModel {
+    LanguageModel::open(path, Weights::Whole, &Map::new()).unwrap()
+}
+
+/// All log-probabilities after each token of `ids` but the last, `[T − 1, V]`, from whole rows of logits.
+fn slow(decoder: &Decoder, ids: &[u32]) -> Vec<Vec<f64>> {
+    let logits = decoder
+        .logits(&Batch::sequence(ids), Adapters::On, &mut Tape::default())
+        .unwrap();
+    let softmax = |row: &[f32]| {
+        let row: Vec<f64> = row.iter().copied().map(f64::from).collect();
+        let total = row.iter().map(|x| x.exp()).sum::<f64>().ln();
+        row.iter().map(|x| x - total).collect()
+    };
+    logits
+        .chunks(decoder.config().vocab_size)
+        .map(softmax)
+        .collect()
+}
+
+#[test]
+fn numbers_are_those_of_whole_rows_of_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    let [policy, reference] =
+        ["policy", "reference"].map(|name| open(&model(folder.path(), name, &CHATML)));
+    let pairs = examples(&prefs(folder.path()), &policy.codec);
+    let models = Models::new(policy.clone(), Some(reference.clone()), BETA).unwrap();
+    let scored = Scorer::new(models).score(&pairs, 7, Some(3)).unwrap();
+    assert_eq!(scored.len(), 3);
+    for (offset, pair) in scored.iter().enumerate() {
+        assert_eq!(pair.index, 7 + offset);
+        let mut returns = Vec::new();
+        for side in pair.sides() {
+            let ids = side.ids();
+            let [own, other] = [&policy, &reference].map(|model| slow(&model.decoder, &ids));
+            assert_eq!((side.logprob[0], side.reference_logprob[0]), (None, None));
+            let (action, mut sum) = (side.action(), 0.0);
+            for at in 1..ids.len() {
+                let (row, id) = (at - 1, ids[at] as usize);
+                assert_close(side.logprob[at].unwrap(), own[row][id], 1e-4);
+                assert_close(side.reference_logprob[at].unwrap(), other[row][id], 1e-4);
+                let reward = |id: usize| BETA * (own[row][id] - other[row][id]);
+                assert_eq!(side.credit.implicit_reward[at].is_some(), action[at]);
+                assert_eq!(side.choices[at].is_some(), action[at]);
+                if action[at] {
+                    assert_close(side.credit.implicit_reward[at].unwrap(), reward(id), 1e-4);
+                    sum += reward(id);
+                    let choices = side.choices[at].as_ref().unwrap();
+                    let mut others: Vec<usize> = (0..own[row].len()).filter(|o| *o != id).collect();
+                    others.sort_by(|a, b| own[row][*b].total_cmp(&own[row][*a]));
+                    let found: Vec<usize> =
+                        choices.alternatives.iter().map(|a| a.id as usize).collect();
+                    assert_eq!(found, others[..3]);
+                    let best = others[..3]
+                        .iter()
+                        .map(|o| reward(*o))
+                        .fold(f64::MIN, f64::max);
+                    assert_close(choices.advantage.unwrap(), reward(id) - best, 2e-4);
+                }
+                assert_close(side.credit.running[at], sum, 1e-3);
+            }
+            // Turns telescope: the sums over them are the whole.
+            let turns: f64 = side
+                .turns()
+                .into_iter()
+                .map(|turn| side.credit.sum(turn))
+                .sum();
+            assert_close(turns, side.credit.total(), 1e-12);
+            returns.push(sum);
+        }
+        assert_close(pair.margin(), returns[0] - returns[1], 1e-3);
+    }
+    assert_eq!(scored[2].margin(), 0.0, "two equal sides have equal credit");
+    assert!(scored[0].margin().abs() > 1e-3, "the models differ");
+}
+
+#[test]
+fn a_pair_has_the_same_numbers_alone_and_in_company() {
+    let folder = tempfile::tempdir().unwrap();
+    let models = || {
+        let [policy, reference] = ["policy", "reference"].map(|name| {
+            let path = folder.path().join(name);
+            match path.exists() {
+                true => open(&path),
+                false => open(&model(folder.path(), name, &CHATML)),
+            }
+        });
+        Models::new(policy, Some(reference), BETA).unwrap()
+    };
+    let mut scorer = Scorer::new(models());
+    let pairs = examples(&prefs(folder.path()), scorer.models().codec());
+    let together = scorer.score(&pairs, 0, None).unwrap();
+    for (index, pair) in pairs.iter().enumerate() {
+        let alone: Vec<ScoredPair> = scorer
+            .score(std::slice::from_ref(pair), index, None)
+            .unwrap();
+        assert_close(alone[0].margin(), together[index].margin(), 1e-5);
+    }
+}
+
+/// Runs the command on a run with adapters; returns the lines, the summary and the page.
+fn score(folder: &Path, arguments: &[&str]) -> (Vec<Value>, Value, String) {
+    let base = model(folder, "base", &CHATML);
+    let run = run(folder, &base);
+    let (data, out, html) = (
+        prefs(folder),
+        folder.join("scores.jsonl"),
+        folder.join("page.html"),
+    );
+    let fixed = [
+        "score",
+        "--model",
+        text(&run),
+        "--data",
+        text(&data),
+        "--out",
+        text(&out),
+        "--html",
+        text(&html),
+    ];
+    let printed = succeeds(&[&fixed[..], arguments].concat(), "");
+    let lines = fs::read_to_string(&out).unwrap();
+    (
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect(),
+        serde_json::from_str(&printed).unwrap(),
+        fs::read_to_string(html).unwrap(),
+    )
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect()
+}
+
+#[test]
+fn lines_are_as_the_contract_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (lines, summary, _) = score(folder.path(), &[]);
+    let mut margins = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        assert_eq!(keys(line), ["index", "chosen", "rejected", "margin"]);
+        assert_eq!(line["index"], index);
+        let mut returns = Vec::new();
+        for side in ["chosen", "rejected"].map(|name| &line[name]) {
+            assert_eq!(
+                keys(side),
+                [
+                    "ids",
+                    "tokens",
+                    "action",
+                    "logprob",
+                    "reference_logprob",
+                    "implicit_reward",
+                    "return"
+                ]
+            );
+            let count = side["ids"].as_array().unwrap().len();
+            for name in [
+                "tokens",
+                "action",
+                "logprob",
+                "reference_logprob",
+                "implicit_reward",
+            ] {
+                assert_eq!(side[name].as_array().unwrap().len(), count, "{name}");
+            }
+            assert!(side["logprob"][0].is_null() && side["reference_logprob"][0].is_null());
+            let mut sum = 0.0;
+            for at in 0..count {
+                let reward = &side["implicit_reward"][at];
+                if side["action"][at] == 0 {
+                    assert!(reward.is_null());
+                    continue;
+                }
+                let number = |name: &str| side[name][at].as_f64().unwrap();
+                // β is the run's.
+                let ratio = number("logprob") - number("reference_logprob");
+                assert_close(reward.as_f64().unwrap(), BETA * ratio, 1e-12);
+                sum += BETA * ratio;
+            }
+            assert_close(side["return"].as_f64().unwrap(), sum, 1e-12);
+            assert!(sum != 0.0, "the adapters are on in one of the two");
+            returns.push(sum);
+        }
+        assert_close(
+            line["margin"].as_f64().unwrap(),
+            returns[0] - returns[1],
+            1e-12,
+        );
+        margins.push(line["margin"].as_f64().unwrap());
+    }
+    // The words of the agent's turns after the prompt, and no others.
+    let first = &lines[0]["rejected"];
+    let said: String = (0..first["ids"].as_array().unwrap().len())
+        .filter(|at| first["action"][at] == 1)
+        .map(|at| first["tokens"][at].as_str().unwrap())
+        .collect();
+    assert!(said.starts_with("Because<|im_end|>Then not "), "{said}");
+    assert!(said.ends_with("<|im_end|>"), "{said}");
+
+    let expected = Summary::new(&margins);
+    assert_eq!(summary["pairs"], 3);
+    assert_eq!(summary["accuracy"], json!(expected.accuracy));
+    let margin = expected.margin.unwrap();
+    for (name, value) in [
+        ("mean", margin.mean),
+        ("low", margin.low),
+        ("high", margin.high),
+    ] {
+        assert_close(summary["margin"][name].as_f64().unwrap(), value, 1e-12);
+    }
+    assert_eq!(
+        (&summary["beta"], &summary["skipped"]),
+        (&json!(BETA), &json!(0))
+    );
+}
+
+#[test]
+fn alternatives_are_there_where_they_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (lines, _, _) = score(folder.path(), &["--alternatives", "2"]);
+    let side = &lines[1]["chosen"];
+    for at in 0..side["ids"].as_array().unwrap().len() {
+        let alternatives = &side["alternatives"][at];
+        assert_eq!(side["action"][at] == 1, alternatives.is_array());
+        assert_eq!(side["action"][at] == 1, side["advantage"][at].is_number());
+        for other in alternatives.as_array().into_iter().flatten() {
+            assert_eq!(
+                keys(other),
+                [
+                    "id",
+                    "token",
+                    "logprob",
+                    "reference_logprob",
+                    "implicit_reward"
+                ]
+            );
+            assert_ne!(other["id"], side["ids"][at]);
+        }
+        assert!(alternatives.as_array().is_none_or(|list| list.len() == 2));
+    }
+}
+
+#[test]
+fn no_dialogue_breaks_out_of_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, _, page) = score(folder.path(), &[]);
+    assert_eq!(page.matches("</script").count(), 2, "the shell's two");
+    assert_eq!(page.matches("<script").count(), 2);
+    assert!(!page.contains("<img") && !page.contains("<!--"));
+    assert!(page.contains("default-src 'none'"));
+    let data = page.split("type=\"application/json\">").nth(1).unwrap();
+    let data: Value = serde_json::from_str(data.split("</script>").next().unwrap()).unwrap();
+    assert!(
+        data.to_string().contains("alert(1)"),
+        "what was said is shown"
+    );
+    assert_eq!(data["pairs"].as_array().unwrap().len(), 3);
+    // Lowest margin first; sums of turns add up; characters are whole.
+    let margins: Vec<f64> = data["pairs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|p| p["margin"].as_f64().unwrap())
+        .collect();
+    assert!(margins.is_sorted(), "{margins:?}");
+    assert!(data.to_string().contains('🍜'));
+    for pair in data["pairs"].as_array().unwrap() {
+        for side in ["chosen", "rejected"].map(|name| &pair[name]) {
+            let sums = side["stretches"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(|s| s["sum"].as_f64());
+            assert_close(sums.sum(), side["return"].as_f64().unwrap(), 1e-3);
+        }
+    }
+    // The pair with a shared first turn parts in what the user says next.
+    let first = data["pairs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|p| p["index"] == 0)
+        .unwrap();
+    let shared = first["shared"].as_u64().unwrap() as usize;
+    assert_eq!(shared, 2);
+    let parting = &first["chosen"]["stretches"][shared];
+    assert!(
+        parting["text"].as_str().unwrap().ends_with("user\n"),
+        "{parting}"
+    );
+    assert!(
+        parting["diverged"]
+            .as_str()
+            .unwrap()
+            .starts_with("</script>"),
+        "{parting}"
+    );
+}
+
+#[test]
+fn models_that_do_not_belong_together_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = model(folder.path(), "base", &CHATML);
+    let run = run(folder.path(), &base);
+    let stranger = model(folder.path(), "stranger", &["<|im_end|>", "<|im_start|>"]);
+    let larger = model(folder.path(), "larger", &[&CHATML[..], &["<|x|>"]].concat());
+    let (data, out) = (prefs(folder.path()), folder.path().join("out.jsonl"));
+    let check = |arguments: &[&str], expected: &str| {
+        let fixed = ["score", "--data", text(&data), "--out", text(&out)];
+        fails(&[&fixed[..], arguments].concat(), expected);
+        assert!(!out.exists(), "nothing is written");
+    };
+    let base = text(&base);
+    check(
+        &["--model", base, "--beta", "0.1"],
+        "it has no adapters to switch off",
+    );
+    check(
+        &["--model", base, "--reference", base],
+        "give it with --beta",
+    );
+    check(
+        &["--model", base, "--reference", base, "--beta", "0"],
+        "beta is 0: it must be above 0",
+    );
+    check(
+        &["--model", text(&run), "--reference", text(&stranger)],
+        "the vocabularies differ: token 0 is \"<|im_start|>\" in --model, \"<|im_end|>\" in --reference",
+    );
+    check(
+        &["--model", text(&run), "--reference", text(&larger)],
+        "the vocabularies differ: ",
+    );
+    // A run that had another reference than where it began.
+    let config = run.join("config.toml");
+    let written = fs::read_to_string(&config).unwrap();
+    fs::write(
+        &config,
+        written.replace("beta =", "reference = \"elsewhere\"\nbeta ="),
+    )
+    .unwrap();
+    check(
+        &["--model", text(&run)],
+        "the run's is `elsewhere`; give it with --reference",
+    );
+}
+
+#[test]
+fn rows_that_are_no_pairs_stop_or_are_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = model(folder.path(), "base", &CHATML);
+    let out = folder.path().join("out.jsonl");
+    let data = folder.path().join("rows.jsonl");
+    let long = "word ".repeat(300);
+    let rows = [
+        json!({"prompt": [user("Q")], "chosen": [agent("A")], "rejected": [agent("B")]}),
+        json!({"prompt": [user(&long)], "chosen": [agent("A")], "rejected": [agent("B")]}),
+        json!({"prompt": [user("Q")], "chosen": [agent("A")], "rejected": [agent("C")]}),
+    ];
+    fs::write(&data, rows.map(|row| row.to_string()).join("\n")).unwrap();
+    let arguments = [
+        "score",
+        "--model",
+        text(&base),
+        "--reference",
+        text(&base),
+        "--beta",
+        "0.1",
+        "--data",
+        text(&data),
+        "--out",
+        text(&out),
+    ];
+    fails(&arguments, "line 2: `/`: the models cannot read it: ");
+    assert!(!out.exists());
+    let summary = succeeds(&[&arguments[..], &["--on-bad-row", "skip"]].concat(), "");
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    assert_eq!(
+        (&summary["pairs"], &summary["skipped"]),
+        (&json!(2), &json!(1))
+    );
+    // The policy is its own reference here: nothing is earned.
+    assert_eq!(summary["margin"]["mean"], 0.0);
+}
+
+#[test]
+fn preview_shows_the_mask_of_one_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = model(folder.path(), "base", &CHATML);
+    let data = prefs(folder.path());
+    let arguments = ["logs", "preview", text(&data), "--model", text(&base)];
+    let shown = succeeds(&[&arguments[..], &["--row", "2"]].concat(), "");
+    let expected = "chosen: 2 of 22 tokens are learnt from\n\
+        <|im_start|>user\nA or B?<|im_end|>\n<|im_start|>assistant\n[A<|im_end|>]\n\
+        rejected: 13 of 33 tokens are learnt from\n\
+        <|im_start|>user\nA or B?<|im_end|>\n<|im_start|>assistant\n[B, of course<|im_end|>]\n";
+    let numbers = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+    assert_eq!(numbers(&shown), numbers(expected));
+    fails(
+        &[&arguments[..], &["--row", "4"]].concat(),
+        "has no 4 good rows",
+    );
+}
