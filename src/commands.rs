@@ -9,10 +9,10 @@ pub(crate) mod generate;
 pub(crate) mod logs;
 pub(crate) mod pairs;
 pub(crate) mod play;
+pub(crate) mod quickstart;
 pub(crate) mod rollout;
 pub(crate) mod score;
 pub(crate) mod train;
-mod whole_file;
 
 use std::io::{self, IsTerminal, Write as _};
 use std::sync::Arc;

@@ -59,14 +59,17 @@ pub mod objective;
 pub mod page;
 pub mod pairs;
 mod planner;
+pub mod quickstart;
 pub mod rollouts;
 pub mod score;
 mod spec;
 pub mod stats;
 mod task;
 pub mod train;
+mod whole_file;
 
 pub use planner::{PLANNERS, Planner};
 pub use socratiq_agents as agents;
 pub use socratiq_envs as envs;
 pub use task::{TASKS, Task};
+pub use whole_file::write_whole;

@@ -19,6 +19,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// The main job: conversation logs to a better agent, on a built-in task, with a report
+    #[command(after_help = "Example: socratiq quickstart --out runs/quickstart")]
+    Quickstart(commands::quickstart::Options),
     /// List the built-in environments, or describe one with a sample episode and its baselines
     #[command(after_help = "Example: socratiq envs elicitation:table=guess-who,noise=0.1")]
     Envs {
@@ -107,6 +110,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Quickstart(options) => return commands::quickstart::quickstart(&options),
         Command::Envs { env: None, .. } => commands::envs::list(),
         Command::Envs {
             env: Some(task),

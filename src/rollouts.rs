@@ -77,6 +77,8 @@ impl Key {
 const SAMPLE: &str = "sample";
 /// Metadata of a trajectory: whether the task was solved. Facts of the task with a field of this name say so.
 const SUCCESS: &str = "success";
+/// Metadata of a trajectory: what the task said of its last turn.
+pub const FACTS: &str = "facts";
 
 /// Makes an environment for an episode.
 pub type MakeEnvironment = Arc<dyn Fn() -> Result<Box<dyn Environment>> + Send + Sync>;
@@ -224,7 +226,7 @@ impl Rollouts {
         let mut policy = Timed::new((self.policy)(key.sample, &world));
         let mut environment = Guarded::new(Box::new(world), deadline.into_std());
         let episode = rollout(&mut environment, &mut [&mut policy], key.seed).await?;
-        let success = environment.success();
+        let (success, facts) = (environment.success(), environment.facts().clone());
         let mut trajectory = episode.solo().context("an episode without an agent")?;
         trajectory.id = match key.sample {
             0 => key.seed.0.to_string(),
@@ -239,6 +241,9 @@ impl Rollouts {
         if let Some(success) = success {
             let success = success.into();
             trajectory.metadata.insert(SUCCESS.to_owned(), success);
+        }
+        if !facts.is_null() {
+            trajectory.metadata.insert(FACTS.to_owned(), facts);
         }
         Ok(Finished {
             trajectory,

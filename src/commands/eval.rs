@@ -9,11 +9,11 @@ use anyhow::{Result, ensure};
 use socratiq::envs::{RunSeed, Split};
 use socratiq::evaluation::{Column, compare, plot};
 use socratiq::rollouts::{Key, Progress, Rollouts, Source};
+use socratiq::write_whole;
 use socratiq::{Planner, Task};
 
 use super::rollout::Limits;
 use super::watch_signals;
-use super::whole_file::write_whole;
 
 /// What is asked for.
 #[derive(Debug, clap::Args)]

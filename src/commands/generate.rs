@@ -15,9 +15,8 @@ use socratiq::agents::model::{Adapters, Weights};
 use socratiq::agents::planning::{Models, Objective, Planned, Tree, TurnPlanner};
 use socratiq::agents::{Codec, Finish, Generator, LanguageModel, Live, Sampling};
 use socratiq::envs::{Message, Role, RunSeed, Stream, Tool};
+use socratiq::write_whole;
 use socratiq::{Planner, model_path};
-
-use super::whole_file::write_whole;
 
 /// What is asked for.
 #[derive(Debug, clap::Args)]

@@ -15,9 +15,9 @@ use socratiq::objective::{Kind, Objective};
 use socratiq::train::config::TooLong;
 use socratiq::train::example::Encoder;
 use socratiq::train::preview::preview;
+use socratiq::write_whole;
 
 use super::Styles;
-use super::whole_file::write_whole;
 
 /// How many bad rows are shown; the others are counted.
 const SHOWN: u64 = 20;

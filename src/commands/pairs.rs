@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 use socratiq::envs::RunSeed;
 use socratiq::logs::{Format, Record, write_native};
 use socratiq::pairs::{RULES, Rule, make_pairs};
+use socratiq::write_whole;
 
 use super::logs::{Complaints, OnBadRow, for_each_row};
-use super::whole_file::write_whole;
 
 /// What is asked for.
 #[derive(Debug, clap::Args)]

@@ -12,9 +12,9 @@ use socratiq::score::{Line, Models, Scorer, Summary};
 use socratiq::train::config::TooLong;
 use socratiq::train::example::{Completion, Encoder, Example};
 use socratiq::train::progress::counter;
+use socratiq::write_whole;
 
 use super::logs::{Complaints, OnBadRow};
-use super::whole_file::write_whole;
 
 /// What is asked for.
 #[derive(Debug, clap::Args)]

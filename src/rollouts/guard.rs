@@ -26,6 +26,8 @@ pub(super) struct Guarded {
     said: usize,
     /// Whether the task was solved, as far as its facts say.
     success: Option<bool>,
+    /// The facts of the last turn.
+    facts: Value,
 }
 
 impl Guarded {
@@ -35,6 +37,7 @@ impl Guarded {
             deadline,
             said: 0,
             success: None,
+            facts: Value::Null,
         }
     }
 
@@ -42,6 +45,11 @@ impl Guarded {
     /// success and came to no verdict was not solved.
     pub(super) fn success(&self) -> Option<bool> {
         self.success
+    }
+
+    /// What the task said of the last turn.
+    pub(super) fn facts(&self) -> &Value {
+        &self.facts
     }
 
     fn check(&mut self, observation: &Observation) -> Result<()> {
@@ -72,6 +80,7 @@ impl Guarded {
             Some(Value::Bool(success)) => self.success = Some(*success),
             Some(_) => self.success = Some(false),
         }
+        self.facts = json;
         Ok(())
     }
 }

@@ -259,14 +259,22 @@ impl Config {
     pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read `{}`", path.display()))?;
+        Self::parse(&text, path, overrides)
+    }
+
+    /// As [`Self::read`], from the text of the file.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Self> {
         let place = || format!("`{}`", path.display());
         if overrides.is_empty() {
             // By the text, so that errors show the line.
-            let config: Self = toml::from_str(&text).with_context(place)?;
+            let config: Self = toml::from_str(text).with_context(place)?;
             config.validate().with_context(place)?;
             return Ok(config);
         }
-        let mut table: toml::Table = toml::from_str(&text).with_context(place)?;
+        let mut table: toml::Table = toml::from_str(text).with_context(place)?;
         for setting in overrides {
             set(&mut table, setting).with_context(|| format!("--set {setting}"))?;
         }

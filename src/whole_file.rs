@@ -9,7 +9,10 @@ use tempfile::Builder;
 
 /// Lets `write` fill a file under another name, and puts it at `path` when it is safe on the disk. When `write`
 /// fails, what was at `path` stays.
-pub(crate) fn write_whole<T>(
+///
+/// # Errors
+/// What `write` fails with, and when the file cannot be written.
+pub fn write_whole<T>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> Result<T>,
 ) -> Result<T> {

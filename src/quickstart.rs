@@ -1,0 +1,243 @@
+//! The main job: from a log of conversations to a better agent, in one command and with nothing downloaded.
+//!
+//! Start reading at [`Quickstart::run`], which is the story in full. Every step leaves files in the run's folder and
+//! is not done again when they are there, so a run that was stopped goes on.
+
+mod columns;
+mod interrupted;
+mod report;
+
+pub use interrupted::Interrupted;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use socratiq_envs::{RunSeed, Split, Trajectory};
+
+use crate::logs::{Record, write_native};
+use crate::pairs::make_pairs;
+use crate::rollouts::{Key, Log, Progress, Rollouts, Source, SourceOptions};
+use crate::train::config::Config;
+use crate::train::preview::Colours;
+use crate::train::{Ended, Trainer};
+use crate::write_whole;
+
+/// What everybody plays: animals that policies learn about, and animals that they never met.
+const SEEN: &str = "elicitation:table=animals,items=train";
+const HELD_OUT: &str = "elicitation:table=animals,items=held-out";
+/// The longest turn in tokens; the longest question has half of it.
+const LONGEST_TURN: usize = 32;
+
+/// The settings of a main job.
+#[derive(Clone, Debug)]
+pub struct Quickstart {
+    /// The folder in which everything is.
+    pub out: PathBuf,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Conversations of the log.
+    pub conversations: u64,
+    /// Episodes per column of the tables.
+    pub episodes: u64,
+}
+
+impl Quickstart {
+    /// Runs what is not done yet, and returns where the report is.
+    ///
+    /// # Errors
+    /// [`Interrupted`] once `stop` is set, and whatever a step fails with.
+    pub fn run(&self, stop: &AtomicBool) -> Result<PathBuf> {
+        fs::create_dir_all(&self.out)
+            .with_context(|| format!("cannot make `{}`", self.out.display()))?;
+        step(
+            1,
+            "a log: what people of middling skill asked, and how it went",
+        );
+        let log = self.rollouts(
+            "logs.jsonl",
+            "mediocre",
+            None,
+            (self.conversations, 1),
+            stop,
+        )?;
+
+        step(
+            2,
+            "learning to ask as they do, from all and from those who succeeded",
+        );
+        let sft = self.train("sft", SFT, &[("data.train", &log)], stop)?;
+        self.train("filtered-bc", FILTERED_BC, &[("data.train", &log)], stop)?;
+
+        step(
+            3,
+            "learning from which conversations went better: preferences over whole dialogues",
+        );
+        let pairs = self.pairs("preferences.jsonl", &log, "random:per_group=4000")?;
+        let dpo = self.train(
+            "dpo",
+            DPO,
+            &[("model.path", &sft), ("data.train", &pairs)],
+            stop,
+        )?;
+
+        step(
+            4,
+            "which words earned it: the implicit rewards of held-out dialogues",
+        );
+        let credit = self.credit(&dpo, &sft, stop)?;
+
+        step(5, "planning with what the policy implicitly knows");
+        self.tree(&dpo, &sft)?;
+
+        step(6, "once more, from its own tries");
+        let own = self.rollouts(
+            "own-tries.jsonl",
+            &dpo.display().to_string(),
+            Some("sample"),
+            (self.conversations / 4, 4),
+            stop,
+        )?;
+        let own = self.pairs("own-preferences.jsonl", &own, "best-worst:group=seed")?;
+        let iterate = self.train(
+            "iterate",
+            ITERATE,
+            &[("model.path", &dpo), ("data.train", &own)],
+            stop,
+        )?;
+
+        step(7, "all of them on dialogues that none has seen");
+        let policies = columns::Policies { sft, dpo, iterate };
+        let evaluation = self.evaluate(&policies, stop)?;
+        self.report(&evaluation, &credit)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.out.join(name)
+    }
+
+    /// A log of episodes on train seeds, as many `tries` at each.
+    fn rollouts(
+        &self,
+        name: &str,
+        model: &str,
+        planner: Option<&str>,
+        (episodes, tries): (u64, u32),
+        stop: &AtomicBool,
+    ) -> Result<PathBuf> {
+        let path = self.path(name);
+        let settings = SourceOptions {
+            max_tokens: LONGEST_TURN,
+            ..SourceOptions::default()
+        };
+        let planner = planner.unwrap_or("greedy").parse()?;
+        let task = SEEN.parse()?;
+        let policies = Source::open(model, &settings)?.policies(&task, planner, &settings)?;
+        let rollouts = Rollouts {
+            concurrency: 64,
+            ..Rollouts::new(&task, SEEN, policies)
+        };
+        let keys = Key::of_run(RunSeed(self.seed), Split::Train, episodes, tries);
+        let mut log = Log::open(&path, &rollouts)?;
+        let missing = log.missing(&keys);
+        let mut progress = Progress::new(name, keys.len(), log.outcomes());
+        rollouts.run(&missing, stop, |played| {
+            progress.ended(&played);
+            log.push(&played)
+        })?;
+        progress.finish();
+        interrupted::check(stop)?;
+        log.sort(&keys)?;
+        Ok(path)
+    }
+
+    /// A run of a config that is part of the program, with some of its settings replaced by files.
+    fn train(
+        &self,
+        name: &str,
+        (file, text): (&str, &str),
+        settings: &[(&str, &Path)],
+        stop: &AtomicBool,
+    ) -> Result<PathBuf> {
+        let out = self.path(name);
+        let model = out.join("final");
+        if model.is_dir() {
+            return Ok(model);
+        }
+        let quoted = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+        let mut overrides = vec![
+            format!("seed={}", self.seed),
+            format!("out={}", quoted(&out)),
+        ];
+        for (key, path) in settings {
+            let value = quoted(path);
+            overrides.push(match *key {
+                "data.train" => format!("{key}=[{value}]"),
+                _ => format!("{key}={value}"),
+            });
+        }
+        let config = Config::parse(text, Path::new(file), &overrides)?;
+        match Trainer::start(config, true, Colours::NONE)
+            .and_then(|trainer| trainer.run(stop))
+            .with_context(|| format!("the run in `{}`", out.display()))?
+        {
+            Ended::Finished(model) => Ok(model),
+            Ended::Interrupted => Err(Interrupted.into()),
+        }
+    }
+
+    /// Preferences among the trajectories of a log.
+    fn pairs(&self, name: &str, log: &Path, rule: &str) -> Result<PathBuf> {
+        let path = self.path(name);
+        if path.exists() {
+            return Ok(path);
+        }
+        let trajectories = trajectories(log)?;
+        let (preferences, report) = make_pairs(&trajectories, &rule.parse()?, RunSeed(self.seed))?;
+        write_whole(&path, |out| {
+            for preference in preferences {
+                write_native(&Record::Preference(preference), out)?;
+            }
+            Ok(())
+        })?;
+        tracing::info!(
+            "{} pairs of {} conversations",
+            report.pairs,
+            report.trajectories
+        );
+        Ok(path)
+    }
+}
+
+type Embedded = (&'static str, &'static str);
+
+const SFT: Embedded = (
+    "configs/quickstart/sft.toml",
+    include_str!("../configs/quickstart/sft.toml"),
+);
+const FILTERED_BC: Embedded = (
+    "configs/quickstart/filtered-bc.toml",
+    include_str!("../configs/quickstart/filtered-bc.toml"),
+);
+const DPO: Embedded = (
+    "configs/quickstart/dpo.toml",
+    include_str!("../configs/quickstart/dpo.toml"),
+);
+const ITERATE: Embedded = (
+    "configs/quickstart/iterate.toml",
+    include_str!("../configs/quickstart/iterate.toml"),
+);
+
+fn step(number: usize, what: &str) {
+    tracing::info!("[{number}/7] {what}");
+}
+
+fn trajectories(log: &Path) -> Result<Vec<Trajectory>> {
+    let text =
+        fs::read_to_string(log).with_context(|| format!("cannot read `{}`", log.display()))?;
+    text.lines()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect::<Result<_>>()
+        .with_context(|| format!("`{}`", log.display()))
+}

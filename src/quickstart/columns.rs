@@ -1,0 +1,193 @@
+//! The columns of the tables: who plays, and how each came out.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::Value;
+use socratiq_envs::{RunSeed, Split, Trajectory};
+
+use super::{HELD_OUT, LONGEST_TURN, Quickstart, SEEN, interrupted, trajectories};
+use crate::evaluation::{Column, Evaluation, Outcome, compare};
+use crate::rollouts::{FACTS, Key, Log, Progress, Rollouts, Source, SourceOptions};
+use crate::stats::{Estimate, bootstrap_mean};
+use crate::{Planner, Task};
+
+/// The models that the run has trained.
+#[derive(Clone, Debug)]
+pub(super) struct Policies {
+    pub(super) sft: PathBuf,
+    pub(super) dpo: PathBuf,
+    pub(super) iterate: PathBuf,
+}
+
+/// Both tables.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Tables {
+    /// Unseen seeds, of animals that were in the log.
+    pub(super) seen_items: Table,
+    /// Animals that were in no training.
+    pub(super) held_out_items: Table,
+}
+
+/// A table: columns and their differences, and what only this task knows.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Table {
+    #[serde(flatten)]
+    pub(super) evaluation: Evaluation,
+    /// By column, in the same order.
+    pub(super) questions: Vec<Questions>,
+}
+
+/// What a column's questions brought.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Questions {
+    pub(super) name: String,
+    /// Per episode.
+    pub(super) questions: Option<Estimate>,
+    /// Bits about the hidden item per question.
+    pub(super) bits_per_question: Option<Estimate>,
+}
+
+/// Planners of the DPO policy, with what their column is called.
+const PLANNERS: [(&str, &str); 3] = [
+    ("dpo+beam", "beam:width=4,objective=likelihood"),
+    ("dpo+best-of", "best-of:n=8,score=log-ratio"),
+    (
+        "dpo+mcts",
+        "mcts:simulations=16,candidates=6,objective=log-ratio",
+    ),
+];
+
+/// A column that is to be played.
+struct Entry {
+    name: &'static str,
+    model: String,
+    planner: &'static str,
+    reference: Option<String>,
+}
+
+impl Quickstart {
+    /// Everybody on the same seeds, with animals that were in the log and with those that were not.
+    pub(super) fn evaluate(&self, policies: &Policies, stop: &AtomicBool) -> Result<Tables> {
+        Ok(Tables {
+            seen_items: self.table("seen", SEEN, policies, stop)?,
+            held_out_items: self.table("held-out", HELD_OUT, policies, stop)?,
+        })
+    }
+
+    fn table(
+        &self,
+        folder: &str,
+        env: &str,
+        policies: &Policies,
+        stop: &AtomicBool,
+    ) -> Result<Table> {
+        let task: Task = env.parse()?;
+        let run = RunSeed(self.seed);
+        let keys = Key::of_run(run, Split::Eval, self.episodes, 1);
+        std::fs::create_dir_all(self.path("evaluation").join(folder))?;
+        let (mut columns, mut questions) = (Vec::new(), Vec::new());
+        for entry in self.entries(policies) {
+            let path = self
+                .path("evaluation")
+                .join(folder)
+                .join(format!("{}.jsonl", entry.name));
+            let settings = SourceOptions {
+                reference: entry.reference.clone(),
+                max_tokens: LONGEST_TURN,
+                ..SourceOptions::default()
+            };
+            let planner: Planner = entry.planner.parse()?;
+            let source = Source::open(&entry.model, &settings)?;
+            let rollouts = Rollouts {
+                concurrency: 64,
+                ..Rollouts::new(&task, env, source.policies(&task, planner, &settings)?)
+            };
+            let mut log = Log::open(&path, &rollouts)?;
+            let missing = log.missing(&keys);
+            let what = format!("{} ({folder} animals)", entry.name);
+            let mut progress = Progress::new(&what, keys.len(), log.outcomes());
+            rollouts.run(&missing, stop, |played| {
+                progress.ended(&played);
+                log.push(&played)
+            })?;
+            progress.finish();
+            interrupted::check(stop)?;
+            let failures = log.failures();
+            log.sort(&keys)?;
+            let played = trajectories(&path)?;
+            questions.push(asked(entry.name, &played, run)?);
+            columns.push(Column {
+                name: entry.name.to_owned(),
+                model: entry.model,
+                planner: if source.plans() { entry.planner } else { "" }.to_owned(),
+                env: env.to_owned(),
+                outcomes: played.iter().map(|t| Outcome::of(t, None)).collect(),
+                failures,
+            });
+        }
+        Ok(Table {
+            evaluation: compare(&columns, run),
+            questions,
+        })
+    }
+
+    fn entries(&self, policies: &Policies) -> Vec<Entry> {
+        let text = |path: &PathBuf| path.display().to_string();
+        let entry = |name, model: String, planner| Entry {
+            name,
+            model,
+            planner,
+            reference: None,
+        };
+        let mut entries = vec![
+            entry("random", "random".to_owned(), "greedy"),
+            entry("logs", "mediocre".to_owned(), "greedy"),
+            entry("sft", text(&policies.sft), "greedy"),
+            entry(
+                "filtered-bc",
+                text(&self.path("filtered-bc").join("final")),
+                "greedy",
+            ),
+            entry("dpo", text(&policies.dpo), "greedy"),
+        ];
+        entries.extend(PLANNERS.map(|(name, planner)| Entry {
+            reference: Some(text(&policies.sft)),
+            ..entry(name, text(&policies.dpo), planner)
+        }));
+        entries.push(entry("iterate", text(&policies.iterate), "greedy"));
+        entries.push(entry("optimal", "optimal".to_owned(), "greedy"));
+        entries
+    }
+}
+
+/// What the task's own facts say of a column.
+fn asked(name: &str, played: &[Trajectory], run: RunSeed) -> Result<Questions> {
+    let mut stream = run.stream("bootstrap of questions");
+    let fact = |trajectory: &Trajectory, name: &str| -> Result<f64> {
+        trajectory.metadata[FACTS][name]
+            .as_f64()
+            .with_context(|| format!("episode {} has no fact `{name}`", trajectory.id))
+    };
+    let mut counts = Vec::new();
+    let mut rates = Vec::new();
+    for trajectory in played {
+        let questions = fact(trajectory, "questions")?;
+        counts.push(questions);
+        if questions > 0.0 {
+            rates.push(fact(trajectory, "total_bits")? / questions);
+        }
+    }
+    Ok(Questions {
+        name: name.to_owned(),
+        questions: bootstrap_mean(&counts, &mut stream),
+        bits_per_question: bootstrap_mean(&rates, &mut stream),
+    })
+}
+
+/// A table as JSON, for the report.
+pub(super) fn json(tables: &Tables) -> Result<Value> {
+    Ok(serde_json::to_value(tables)?)
+}

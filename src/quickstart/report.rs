@@ -1,0 +1,284 @@
+//! What a person gets to see: credit of held-out dialogues, a search tree, and the report over all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use socratiq_agents::model::{Adapters, Weights};
+use socratiq_agents::planning::Models as PlanningModels;
+use socratiq_agents::{Codec, Generator, LanguageModel, Live};
+use socratiq_envs::{EpisodeSeed, Message, RunSeed, Split};
+
+use super::columns::Tables;
+use super::{LONGEST_TURN, Quickstart, SEEN, interrupted, trajectories};
+use crate::evaluation::Difference;
+use crate::logs::Record;
+use crate::objective::{Kind, Objective};
+use crate::page::Page;
+use crate::pairs::make_pairs;
+use crate::rollouts::{Key, Rollouts, Source, SourceOptions};
+use crate::score::report::{self as credit_page, Lowest, Source as CreditSource};
+use crate::score::{Line, Models, ScoredPair, Scorer, Summary};
+use crate::train::config::TooLong;
+use crate::train::example::Encoder;
+use crate::{Planner, Task, write_whole};
+
+/// Dialogues of which credit is shown, and pairs of them.
+const CREDIT_DIALOGUES: u64 = 120;
+const CREDIT_PAIRS: &str = "random:per_group=200";
+/// Pairs that the report itself shows.
+const SHOWN_PAIRS: usize = 3;
+/// How the tree of the report is grown.
+const TREE: &str = "mcts:simulations=256,candidates=6,objective=log-ratio";
+
+impl Quickstart {
+    /// Scores dialogues of questioners that no policy has learned from, and draws the page of credit. Returns
+    /// the summary with a few pairs.
+    pub(super) fn credit(
+        &self,
+        policy: &Path,
+        reference: &Path,
+        stop: &AtomicBool,
+    ) -> Result<Value> {
+        let path = self.path("credit.json");
+        if path.exists() {
+            return read_json(&path);
+        }
+        // 1. Pairs of held-out dialogues.
+        let settings = SourceOptions::default();
+        let task: Task = SEEN.parse()?;
+        let policies =
+            Source::open("mediocre", &settings)?.policies(&task, "greedy".parse()?, &settings)?;
+        let keys = Key::of_run(
+            RunSeed(self.seed),
+            Split::Eval,
+            self.episodes + CREDIT_DIALOGUES,
+            1,
+        );
+        // Not those on which policies are compared.
+        let keys = &keys[self.episodes as usize..];
+        let played = Rollouts::new(&task, SEEN, policies).collect(keys)?;
+        interrupted::check(stop)?;
+        let mut dialogues = Vec::new();
+        for episode in played {
+            dialogues.push(episode.result?.trajectory);
+        }
+        let (pairs, _) = make_pairs(&dialogues, &CREDIT_PAIRS.parse()?, RunSeed(self.seed))?;
+        // 2. Their credit.
+        let text = |path: &Path| path.display().to_string();
+        let models = Models::open(&text(policy), Some(&text(reference)), None)?;
+        let objective = Objective::new(Kind::Dpo);
+        let (codec, longest) = (models.codec().clone(), models.context_length());
+        let mut encoder = Encoder::new(codec.clone(), &objective, longest, TooLong::Refuse);
+        let mut scorer = Scorer::new(models);
+        let (mut margins, mut lowest, mut scored) = (Vec::new(), Lowest::default(), Vec::new());
+        for pair in pairs {
+            interrupted::check(stop)?;
+            let examples = encoder.encode(&Record::Preference(pair))?;
+            for pair in scorer.score(&examples, margins.len(), Some(credit_page::ALTERNATIVES))? {
+                margins.push(pair.margin());
+                lowest.push(pair.clone());
+                scored.push(pair);
+            }
+        }
+        // 3. What is shown of it.
+        let source = CreditSource {
+            data: "dialogues of questioners that no policy has learned from".to_owned(),
+            model: text(policy),
+            reference: text(reference),
+        };
+        let pairs = lowest.into_pairs();
+        write_whole(&self.path("credit.html"), |out| {
+            credit_page::write(scorer.models(), &pairs, &margins, &source, out)
+        })?;
+        let lines: Vec<Line> = telling(&mut scored)
+            .iter()
+            .map(|pair| Line::new(pair, codec.tokenizer()))
+            .collect();
+        let result = json!({
+            "beta": scorer.models().beta,
+            "summary": Summary::new(&margins),
+            "pairs": lines,
+        });
+        write_json(&path, &result)?;
+        Ok(result)
+    }
+
+    /// Grows a tree for the next words after a few answers, and draws its page.
+    pub(super) fn tree(&self, policy: &Path, reference: &Path) -> Result<()> {
+        let path = self.path("tree.html");
+        if path.exists() {
+            return Ok(());
+        }
+        let open = |path: &Path| LanguageModel::open(path, Weights::Quantised, &Default::default());
+        let (policy, reference) = (open(policy)?, open(reference)?);
+        let codec: Arc<dyn Codec> = policy.codec.clone();
+        let generator = |model: &LanguageModel| {
+            Generator::new(model.decoder.clone(), codec.clone(), Adapters::On)
+        };
+        let (mut policy_at_work, mut reference) = (generator(&policy), generator(&reference));
+        // The beginning of the log's first dialogue that goes on for long enough.
+        let log = trajectories(&self.path("logs.jsonl"))?;
+        let dialogue = log.iter().find(|t| t.messages.len() >= 12).or(log.first());
+        let dialogue = dialogue.context("the log is empty")?;
+        let length = 8.min(dialogue.messages.len() & !1);
+        let before: Vec<Message> = dialogue.messages[..length]
+            .iter()
+            .map(|turn| turn.message.clone())
+            .collect();
+        let Planner::Turn(planner) = TREE.parse()? else {
+            bail!("`{TREE}` plans no turns");
+        };
+        let mut live = Live::new(&policy.decoder);
+        let prompt = codec.encode_observation(&[], &before, &[], true)?;
+        live.observe(&prompt, &policy.decoder);
+        let mut models = PlanningModels {
+            reference: Some(&mut reference),
+            ..PlanningModels::new(&mut policy_at_work)
+        };
+        let stream = EpisodeSeed(self.seed).stream(0, "tree");
+        let planned = planner.write_turn(&mut models, &mut live, stream, LONGEST_TURN)?;
+        let tree = planned.tree.context("the planner left no tree")?;
+        let spelt = |action| codec_piece(&policy, action);
+        fs::write(&path, tree.to_html("What the search looked at", &spelt))
+            .with_context(|| format!("cannot write `{}`", path.display()))
+    }
+
+    /// Writes `report.json` and `report.html`, and returns where the latter is.
+    pub(super) fn report(&self, tables: &Tables, credit: &Value) -> Result<PathBuf> {
+        let mut report = super::columns::json(tables)?;
+        report["credit"] = credit["summary"].clone();
+        report["orderings"] = json!({
+            "seen_items": orderings(&tables.seen_items.evaluation.differences),
+            "held_out_items": orderings(&tables.held_out_items.evaluation.differences),
+        });
+        report["settings"] = json!({
+            "seed": self.seed,
+            "conversations": self.conversations,
+            "episodes": self.episodes,
+            "environment": SEEN,
+        });
+        write_json(&self.path("report.json"), &report)?;
+        let mut data = report;
+        data["credit"] = credit.clone();
+        let mut curves = serde_json::Map::new();
+        for run in ["sft", "dpo", "iterate"] {
+            curves.insert(
+                run.to_owned(),
+                curve(&self.path(run).join("metrics.jsonl"))?,
+            );
+        }
+        data["curves"] = curves.into();
+        data["log"] = json!(
+            trajectories(&self.path("logs.jsonl"))?
+                .iter()
+                .take(2)
+                .collect::<Vec<_>>()
+        );
+        let path = self.path("report.html");
+        let page = Page {
+            title: "From conversations to a better agent",
+            style: include_str!("report.css"),
+            script: include_str!("report.js"),
+        };
+        write_whole(&path, |out| page.write(&data, out))?;
+        Ok(path)
+    }
+}
+
+/// What must come out, and whether it did: the difference of returns with its interval, and the verdict.
+fn orderings(differences: &[Difference]) -> Value {
+    let planners = differences
+        .iter()
+        .filter(|d| d.a == "dpo" && d.b.starts_with("dpo+"));
+    let best = planners.min_by(|a, b| a.return_.mean.total_cmp(&b.return_.mean));
+    let find = |a: &str, b: &str| {
+        differences
+            .iter()
+            .find(|d| (d.a == a && d.b == b) || (d.a == b && d.b == a))
+    };
+    let claim = |better: &str, worse: &str| {
+        let difference = find(better, worse)?;
+        let (mean, low, high) = match difference.a == better {
+            true => (
+                difference.return_.mean,
+                difference.return_.low,
+                difference.return_.high,
+            ),
+            false => (
+                -difference.return_.mean,
+                -difference.return_.high,
+                -difference.return_.low,
+            ),
+        };
+        let verdict = match (low > 0.0, high < 0.0) {
+            (true, _) => "holds",
+            (_, true) => "is the other way round",
+            _ => "is open",
+        };
+        Some(json!({
+            "better": better, "worse": worse, "episodes": difference.episodes,
+            "return": {"mean": mean, "low": low, "high": high}, "verdict": verdict,
+        }))
+    };
+    let best = best.map_or("", |difference| difference.b.as_str());
+    [
+        ("dpo", "sft"),
+        (best, "dpo"),
+        ("iterate", "dpo"),
+        ("dpo", "filtered-bc"),
+    ]
+    .into_iter()
+    .filter_map(|(better, worse)| claim(better, worse))
+    .collect()
+}
+
+/// The pairs with the widest margins of the right sign: those that show most.
+fn telling(scored: &mut [ScoredPair]) -> &[ScoredPair] {
+    scored.sort_by(|a, b| b.margin().total_cmp(&a.margin()));
+    &scored[..SHOWN_PAIRS.min(scored.len())]
+}
+
+fn codec_piece(model: &LanguageModel, token: u32) -> String {
+    let pieces = model.codec.tokenizer().pieces(&[token]);
+    pieces.into_iter().next().unwrap_or_default()
+}
+
+/// The numbers of a run that the report draws, by update.
+fn curve(path: &Path) -> Result<Value> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line)?;
+        let mut kept = serde_json::Map::new();
+        for name in [
+            "step",
+            "loss",
+            "rewards/chosen",
+            "rewards/rejected",
+            "rewards/accuracies",
+            "rewards/probe",
+            "rewards/reference",
+        ] {
+            if let Some(value) = line.get(name) {
+                kept.insert(name.to_owned(), value.clone());
+            }
+        }
+        lines.push(Value::from(kept));
+    }
+    Ok(lines.into())
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("`{}`", path.display()))
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write_whole(path, |out| Ok(serde_json::to_writer_pretty(out, value)?))
+}
