@@ -171,7 +171,7 @@ impl Bench {
 /// Simulations per second of PUCT and of Gumbel search over a table: four actions, no deeper than 16.
 fn table_rates() -> Result<[f64; 2], AgentError> {
     const STATES: usize = 4096;
-    const SIMULATIONS: usize = 20_000;
+    const SIMULATIONS: usize = 5000;
     let mut stream = RunSeed(0).stream("table");
     let table: Vec<Evaluation> = (0..STATES)
         .map(|_| Evaluation {
@@ -193,7 +193,7 @@ fn table_rates() -> Result<[f64; 2], AgentError> {
     };
     let rate = |search: &dyn Fn(&mut Table<'_>) -> Result<Tree, AgentError>| {
         let mut best = 0.0_f64;
-        for _ in 0..5 {
+        for _ in 0..20 {
             let mut world = Table {
                 table: &table,
                 states: vec![0],
