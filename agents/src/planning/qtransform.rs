@@ -95,12 +95,10 @@ impl Visited {
 
     /// `(v + N·Σ π q / Σ π) / (1 + N)`, N the visits (Danihelka et al. 2022, Eq. 33).
     fn mixed_value(&self, raw_value: f64) -> f64 {
-        match self.count {
-            0 => raw_value,
-            _ => {
-                let visits = f64::from(self.visits);
-                (raw_value + visits * self.weighted / self.probability) / (visits + 1.0)
-            }
+        if self.count == 0 {
+            return raw_value;
         }
+        let visits = f64::from(self.visits);
+        (raw_value + visits * self.weighted / self.probability) / (visits + 1.0)
     }
 }
