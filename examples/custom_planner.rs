@@ -58,10 +58,10 @@ fn main() -> Result<(), AgentError> {
     let mut reference = Generator::new(decoder.clone(), codec.clone(), Adapters::On);
     let prompt = codec.encode_observation(&[], &[Message::user("Say something.")], &[], true)?;
 
-    // A value function makes any search a guided one (Eq. 12): here it likes turns with the byte `e`.
+    // A value function makes any search a guided one (Eq. 12): here it likes odd ids.
     let likes = Guide {
         beta: 1.0,
-        value: Arc::new(|ids| Ok(ids.iter().filter(|id| **id == u32::from(b'e')).count() as f64)),
+        value: Arc::new(|ids| Ok(ids.iter().filter(|id| *id % 2 == 1).count() as f64)),
     };
     let guided = BeamPlanner {
         width: 3,

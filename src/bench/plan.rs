@@ -8,7 +8,7 @@ use socratiq_agents::planning::{
     BeamPlanner, Evaluation, Evaluator, Gumbel, Leaf, MctsPlanner, Models, Objective, Puct, Tree,
     TreeSearch, TurnPlanner,
 };
-use socratiq_agents::{AgentError, Codec, Generator, Live, Prompt};
+use socratiq_agents::{AgentError, Codec, Generator, Live, Prompt, Sampling};
 use socratiq_envs::{Message, RunSeed, Tool};
 
 use super::machine::{peak_memory_gb, time};
@@ -24,7 +24,8 @@ pub struct Planning {
     pub tokens_per_second_of_5_beams: f64,
     /// The same of sixteen.
     pub tokens_per_second_of_16_beams: f64,
-    /// Simulations per second of a tree search with 64 simulations per token, leaves batched and prefixes shared.
+    /// Simulations per second of a tree search with 64 simulations before a token, leaves batched and prefixes
+    /// shared.
     pub simulations_per_second: f64,
     /// Nodes per second, each evaluated alone from its prefix.
     pub simulations_per_second_alone: f64,
@@ -65,11 +66,11 @@ pub fn measure(decoder: Decoder, request: Request) -> Result<Planning, AgentErro
     };
     let beams = |width| bench.beams(width, request.new_tokens);
     let (five, sixteen) = (beams(5)?, beams(16)?);
-    let together = bench.search(64, 8, 3)?;
+    let (_, together) = bench.search(64, 5)?;
     let alone = bench.alone(12)?;
     // Before the large tree, so that neither is in the other's way.
     let [puct, gumbel] = table_rates()?;
-    bench.search(request.tree_nodes - 1, 1, 1)?;
+    let (tree_nodes, _) = bench.search(request.tree_nodes, 1)?;
     Ok(Planning {
         prompt_tokens: request.prompt_tokens,
         new_tokens: request.new_tokens,
@@ -80,7 +81,7 @@ pub fn measure(decoder: Decoder, request: Request) -> Result<Planning, AgentErro
         speedup_of_batching: together / alone,
         table_simulations_per_second_of_puct: puct,
         table_simulations_per_second_of_gumbel: gumbel,
-        tree_nodes: request.tree_nodes,
+        tree_nodes,
         tree_peak_memory_gb: peak_memory_gb(),
     })
 }
@@ -127,18 +128,11 @@ impl Bench {
         self.rate(&planner, new_tokens, 3)
     }
 
-    /// Simulations per second.
-    fn search(
-        &self,
-        num_simulations: usize,
-        tokens: usize,
-        runs: usize,
-    ) -> Result<f64, AgentError> {
+    /// Nodes of a search before one token, and how many of them per second; the prompt was read before.
+    fn search(&self, num_simulations: usize, runs: usize) -> Result<(usize, f64), AgentError> {
         let planner = MctsPlanner {
             search: TreeSearch::Gumbel(Gumbel {
                 num_simulations,
-                // No deeper than a turn could be, although fewer tokens are written here.
-                max_depth: Some(16),
                 batch: 16,
                 ..Gumbel::default()
             }),
@@ -146,7 +140,27 @@ impl Bench {
             candidates: 16,
             guide: None,
         };
-        Ok(num_simulations as f64 * self.rate(&planner, tokens, runs)?)
+        let mut policy = Generator::new(self.decoder.clone(), Arc::new(Endless), Adapters::On);
+        let mut live = Live::new(&self.decoder);
+        live.observe(&Prompt::Append(self.prompt.clone()), &self.decoder);
+        live.begin_turn(Sampling::GREEDY, RunSeed(0).stream("prompt"), 1);
+        policy.finish(&mut [&mut live])?;
+        let (mut nodes, mut best) = (0, 0.0_f64);
+        for _ in 0..runs {
+            let mut models = Models::new(&mut policy);
+            let stream = RunSeed(0).stream("bench");
+            let mut found = None;
+            let seconds = time(|| {
+                found = Some(planner.search_first(&mut models, &mut live, stream, 64));
+            });
+            let Some(tree) = found.transpose()? else {
+                continue;
+            };
+            // Simulations that came to a known end are not counted.
+            nodes = tree.len() - 1;
+            best = best.max(nodes as f64 / seconds);
+        }
+        Ok((nodes, best))
     }
 
     /// Nodes per second, each read from the beginning.
@@ -171,7 +185,7 @@ impl Bench {
 /// Simulations per second of PUCT and of Gumbel search over a table: four actions, no deeper than 16.
 fn table_rates() -> Result<[f64; 2], AgentError> {
     const STATES: usize = 4096;
-    const SIMULATIONS: usize = 20_000;
+    const SIMULATIONS: usize = 5000;
     let mut stream = RunSeed(0).stream("table");
     let table: Vec<Evaluation> = (0..STATES)
         .map(|_| Evaluation {
@@ -193,7 +207,7 @@ fn table_rates() -> Result<[f64; 2], AgentError> {
     };
     let rate = |search: &dyn Fn(&mut Table<'_>) -> Result<Tree, AgentError>| {
         let mut best = 0.0_f64;
-        for _ in 0..5 {
+        for _ in 0..20 {
             let mut world = Table {
                 table: &table,
                 states: vec![0],

@@ -1,6 +1,7 @@
 //! Planners against their oracles: mctx's trees, `transformers`' beams, exact solutions, and each other.
 
 mod beams;
+mod command;
 mod exports;
 mod messages;
 mod search;

@@ -103,8 +103,8 @@ impl Gumbel {
         let mut weights = Vec::new();
         self.qtransform
             .apply(tree.node(NodeId::ROOT), candidates, &mut weights);
-        improve(candidates, &mut weights);
-        weights
+        let total = weigh(candidates, &mut weights);
+        weights.iter().map(|weight| weight / total).collect()
     }
 
     /// Which of the root's candidates to take: the best by noise, prior and Q among the most visited; none
@@ -139,15 +139,16 @@ impl Select for Selection {
             let visit = *self.considered_visits.get(simulation(candidates))?;
             return best_considered(visit, &self.noise, candidates, &self.q_values);
         }
-        // Visits follow the improved policy without noise (Danihelka et al. 2022, §5).
-        improve(candidates, &mut self.q_values);
-        let total: u32 = candidates.iter().map(|c| c.visits).sum();
+        // Visits follow the improved policy without noise (Danihelka et al. 2022, §5):
+        // π'(a) − N(a) / (1 + Σ N), times the sum that π' is divided by.
+        let total = weigh(candidates, &mut self.q_values);
+        let per_visit = total / f64::from(node.visits);
         argmax(
             candidates
                 .iter()
                 .zip(&self.q_values)
-                .map(|(c, policy)| match c.is_valid() {
-                    true => policy - f64::from(c.visits) / f64::from(1 + total),
+                .map(|(c, weight)| match c.is_valid() {
+                    true => weight - f64::from(c.visits) * per_visit,
                     false => f64::NEG_INFINITY,
                 }),
         )
@@ -186,8 +187,8 @@ fn best_considered(
     argmax(scores)
 }
 
-/// Q-values become `softmax(prior_logit + q)`.
-fn improve(candidates: &[Candidate], q_values: &mut [f64]) {
+/// Q-values become weights in proportion to `softmax(prior_logit + q)`, the highest 1; returns their sum.
+fn weigh(candidates: &[Candidate], q_values: &mut [f64]) -> f64 {
     let mut highest = f64::NEG_INFINITY;
     for (candidate, q) in candidates.iter().zip(q_values.iter_mut()) {
         *q += candidate.prior_logit;
@@ -195,10 +196,14 @@ fn improve(candidates: &[Candidate], q_values: &mut [f64]) {
     }
     let mut total = 0.0;
     for q in q_values.iter_mut() {
-        *q = (*q - highest).exp();
+        // What is smaller than the last bit of the sum is not worth an exponential.
+        *q = match *q - highest {
+            far if far < -50.0 => 0.0,
+            near => near.exp(),
+        };
         total += *q;
     }
-    q_values.iter_mut().for_each(|q| *q /= total);
+    total
 }
 
 /// The visits that a considered action has, by simulation: sequential halving (Karnin et al. 2013, "Almost

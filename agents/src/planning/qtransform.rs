@@ -40,36 +40,65 @@ impl QTransform {
                 }));
             }
             Self::CompletedByMixValue => {
-                let mixed = mixed_value(node, candidates);
+                let visited = Visited::of(candidates);
+                let mixed = visited.mixed_value(node.raw_value);
+                let (mut low, mut high) = (visited.low, visited.high);
+                if visited.count < candidates.len() {
+                    (low, high) = (low.min(mixed), high.max(mixed));
+                }
+                let most = f64::from(visited.most);
+                let scale = (MAXVISIT_INIT + most) * VALUE_SCALE / (high - low).max(EPSILON);
                 into.extend(candidates.iter().map(|c| match c.visits {
-                    0 => mixed,
-                    _ => c.q_value,
+                    0 => (mixed - low) * scale,
+                    _ => (c.q_value - low) * scale,
                 }));
-                let (low, high) = into
-                    .iter()
-                    .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), q| {
-                        (low.min(*q), high.max(*q))
-                    });
-                let most = candidates.iter().map(|c| c.visits).max().unwrap_or(0);
-                let scale =
-                    (MAXVISIT_INIT + f64::from(most)) * VALUE_SCALE / (high - low).max(EPSILON);
-                into.iter_mut().for_each(|q| *q = (*q - low) * scale);
             }
         }
     }
 }
 
-/// `(v + N·Σ π q / Σ π) / (1 + N)`, sums over visited actions, N their visits (Danihelka et al. 2022, Eq. 33).
-fn mixed_value(node: &Node, candidates: &[Candidate]) -> f64 {
-    let (mut visits, mut probability, mut weighted) = (0.0, 0.0, 0.0);
-    for candidate in candidates.iter().filter(|c| c.visits > 0) {
-        let prior = candidate.prior.max(f64::MIN_POSITIVE);
-        visits += f64::from(candidate.visits);
-        probability += prior;
-        weighted += prior * candidate.q_value;
+/// Sums over the visited candidates of a node.
+struct Visited {
+    count: usize,
+    visits: u32,
+    most: u32,
+    probability: f64,
+    weighted: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Visited {
+    fn of(candidates: &[Candidate]) -> Self {
+        let mut sums = Self {
+            count: 0,
+            visits: 0,
+            most: 0,
+            probability: 0.0,
+            weighted: 0.0,
+            low: f64::INFINITY,
+            high: f64::NEG_INFINITY,
+        };
+        for candidate in candidates.iter().filter(|c| c.visits > 0) {
+            // An action of no probability that was visited all the same.
+            let prior = candidate.prior.max(f64::MIN_POSITIVE);
+            sums.count += 1;
+            sums.visits += candidate.visits;
+            sums.most = sums.most.max(candidate.visits);
+            sums.probability += prior;
+            sums.weighted += prior * candidate.q_value;
+            sums.low = sums.low.min(candidate.q_value);
+            sums.high = sums.high.max(candidate.q_value);
+        }
+        sums
     }
-    match probability > 0.0 {
-        true => (node.raw_value + visits * weighted / probability) / (visits + 1.0),
-        false => node.raw_value,
+
+    /// `(v + N·Σ π q / Σ π) / (1 + N)`, N the visits (Danihelka et al. 2022, Eq. 33).
+    fn mixed_value(&self, raw_value: f64) -> f64 {
+        if self.count == 0 {
+            return raw_value;
+        }
+        let visits = f64::from(self.visits);
+        (raw_value + visits * self.weighted / self.probability) / (visits + 1.0)
     }
 }

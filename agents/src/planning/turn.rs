@@ -131,7 +131,8 @@ pub struct Planned {
     pub score: f64,
     /// What it is a score of.
     pub objective: Objective,
-    /// What was looked at, if the planner searches; its actions are token ids.
+    /// What was looked at, if the planner searches; its actions are token ids. Where every token has a search of
+    /// its own, the first one's.
     pub tree: Option<Tree>,
 }
 

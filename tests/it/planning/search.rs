@@ -95,29 +95,26 @@ fn puct_and_gumbel_grow_the_trees_of_mctx() {
         let noise: Vec<f64> = (0..case.actions)
             .map(|a| unit(case.seed, STATES, a))
             .collect();
-        let (tree, weights, chosen) = match case.algorithm == "puct" {
-            true => {
-                let total: f64 = noise.iter().sum();
-                let noise: Vec<f64> = noise.iter().map(|x| x / total).collect();
-                let puct: Puct = serde_json::from_value(case.options).unwrap();
-                let root = mask(puct.with_noise(&root, &noise));
-                let tree = puct.search(&root, &mut evaluator, &|| false).unwrap();
-                let chosen = puct.choose(&tree, &mut RunSeed(0).stream("action"));
-                let weights = puct.weights(&tree);
-                (tree, weights, chosen)
-            }
-            false => {
-                let noise: Vec<f64> = (noise.iter())
-                    .map(|x| -(-(x * 0.98 + 0.01).ln()).ln())
-                    .collect();
-                let gumbel: Gumbel = serde_json::from_value(case.options).unwrap();
-                let tree = gumbel
-                    .search(&mask(root), &noise, &mut evaluator, &|| false)
-                    .unwrap();
-                let chosen = gumbel.choose(&tree, &noise);
-                let weights = gumbel.weights(&tree);
-                (tree, weights, chosen)
-            }
+        let (tree, weights, chosen) = if case.algorithm == "puct" {
+            let total: f64 = noise.iter().sum();
+            let noise: Vec<f64> = noise.iter().map(|x| x / total).collect();
+            let puct: Puct = serde_json::from_value(case.options).unwrap();
+            let root = mask(puct.with_noise(&root, &noise));
+            let tree = puct.search(&root, &mut evaluator, &|| false).unwrap();
+            let chosen = puct.choose(&tree, &mut RunSeed(0).stream("action"));
+            let weights = puct.weights(&tree);
+            (tree, weights, chosen)
+        } else {
+            let noise: Vec<f64> = (noise.iter())
+                .map(|x| -(-(x * 0.98 + 0.01).ln()).ln())
+                .collect();
+            let gumbel: Gumbel = serde_json::from_value(case.options).unwrap();
+            let tree = gumbel
+                .search(&mask(root), &noise, &mut evaluator, &|| false)
+                .unwrap();
+            let chosen = gumbel.choose(&tree, &noise);
+            let weights = gumbel.weights(&tree);
+            (tree, weights, chosen)
         };
         assert_eq!(tree.len(), case.nodes.visits.len(), "{name}");
         for node in tree.nodes() {

@@ -98,6 +98,36 @@ impl TurnPlanner for MctsPlanner {
 }
 
 impl MctsPlanner {
+    /// Only the search before the first token of a turn of at most `max_tokens` tokens; the turn is not written.
+    ///
+    /// # Errors
+    /// As [`TurnPlanner::write_turn`].
+    pub fn search_first(
+        &self,
+        models: &mut Models<'_>,
+        live: &mut Live,
+        mut stream: Stream,
+        max_tokens: usize,
+    ) -> Result<Tree> {
+        let state = live.state().ids().to_vec();
+        let reference = match self.objective.needs_reference() {
+            true => Some(models.reference()?.draft(&state)),
+            false => None,
+        };
+        let mut evaluator = TokenEvaluator {
+            planner: self,
+            state: &state,
+            policy: &mut *models.policy,
+            reference: models.reference.as_deref_mut(),
+            nodes: Vec::new(),
+        };
+        let root = evaluator.root(live.draft(), reference)?;
+        let left = max_tokens.max(1);
+        let (tree, _) =
+            self.search(&root, left, &mut evaluator, &mut stream, models.interrupted)?;
+        Ok(tree)
+    }
+
     /// One search: its tree, and which of the root's candidates to take.
     fn search(
         &self,
