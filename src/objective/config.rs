@@ -194,6 +194,9 @@ pub enum Turns {
     Weighted,
     /// All tokens from the first one in which the completions of a group differ.
     FromDivergence,
+    /// Every token of the dialogue, whoever spoke it: how a model from scratch learns the language. Only for
+    /// supervised objectives.
+    Everything,
 }
 
 /// Which of two published weights of turns DMPO uses.
@@ -334,6 +337,8 @@ impl Objective {
             "`kind`: `dmpo` and `cpl` weigh tokens in their own way and cannot be added to others"
         } else if self.kind.any(Kind::needs_divergence) && self.turns != Turns::All {
             "`turns`: TDPO is defined over all tokens"
+        } else if self.turns == Turns::Everything && !is(&[Kind::Sft]) {
+            "`turns`: `everything` is for supervised learning; a preference is about what the agent says"
         } else {
             return Ok(());
         };

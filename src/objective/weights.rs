@@ -51,7 +51,7 @@ impl Objective {
         for (index, turn) in turns.iter().enumerate() {
             for _ in 0..turn.tokens {
                 let chosen = match self.turns {
-                    Turns::All => 1.0,
+                    Turns::All | Turns::Everything => 1.0,
                     Turns::Last => f64::from(index + 1 == turns.len()),
                     Turns::Weighted => turn.weight,
                     Turns::FromDivergence => f64::from(position >= differ_at),

@@ -12,7 +12,7 @@ use socratiq_envs::{Message, Role, Tool};
 use super::config::TooLong;
 use crate::logs::{Demonstration, Feedback, Preference, Record, Turns};
 use crate::objective::weights::{TokenWeights, TurnShape};
-use crate::objective::{Kind, Objective};
+use crate::objective::{Kind, Objective, Turns as Scope};
 
 /// Completions of the same prompt, best first; a single one where a loss judges them one by one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -339,6 +339,15 @@ impl<'a> Encoder<'a> {
         }
         completion.turns.drain(..in_prompt);
         completion.sequences = states.iter().map(|tokens| tokens.ids().to_vec()).collect();
+        if self.objective.turns == Scope::Everything {
+            let whole = |(sequence, ids): (usize, &Vec<u32>)| Turn {
+                sequence,
+                start: 1,
+                end: ids.len(),
+                weight: 1.0,
+            };
+            completion.turns = completion.sequences.iter().enumerate().map(whole).collect();
+        }
 
         let longest = completion.sequences.iter().map(Vec::len).max().unwrap_or(0);
         if longest > self.max_length {

@@ -338,7 +338,10 @@ struct Random<'a> {
 
 impl WeightSource for Random<'_> {
     fn load(&mut self, config: &ModelConfig, part: Part, shape: &[usize]) -> Result<Vec<Stored>> {
-        let residual = 0.02 / (2.0 * config.num_layers as f64).sqrt();
+        // What GPT-2 begins with at a width of 768, in proportion to 1/√D: narrow models would otherwise begin
+        // with attention that is all but uniform, and stay there for long.
+        let usual = 0.02 * (768.0 / config.hidden_size as f64).sqrt();
+        let residual = usual / (2.0 * config.num_layers as f64).sqrt();
         let mut values = Buffer::zeros(shape.iter().product());
         let deviation = match part {
             Part::Norm(..) => {
@@ -347,7 +350,7 @@ impl WeightSource for Random<'_> {
             }
             Part::NormBias(..) | Part::Bias(..) => 0.0,
             Part::Linear(_, LinearKind::AttentionOutput | LinearKind::Down) => residual,
-            Part::Linear(..) | Part::Embedding | Part::Positions | Part::Head => 0.02,
+            Part::Linear(..) | Part::Embedding | Part::Positions | Part::Head => usual,
         };
         if deviation > 0.0 {
             values
