@@ -44,6 +44,9 @@ pub(crate) struct Options {
     plot: Option<PathBuf>,
 }
 
+/// Failed episodes of a column whose reasons are told.
+const FAILURES_TOLD: usize = 3;
+
 /// A column to be played.
 struct Entry<'a> {
     model: &'a str,
@@ -158,10 +161,13 @@ pub(crate) fn eval(options: &Options) -> Result<ExitCode> {
         let mut progress = Progress::new(&column.name, keys.len(), &[]);
         rollouts.run(&keys, &stop, |played| {
             progress.ended(&played);
-            if let Err(failure) = &played.result {
+            column.push(&played);
+            // The first ones say why; the table says how many.
+            if let Err(failure) = &played.result
+                && column.failures <= FAILURES_TOLD
+            {
                 tracing::warn!("{}: seed {}: {failure}", column.name, played.key.seed.0);
             }
-            column.push(&played);
             Ok(())
         })?;
         progress.finish();

@@ -23,8 +23,8 @@ pub enum Style {
     /// Bayes-optimal: by exact search where [`Plan::solve`] can, otherwise the question with the greatest
     /// expected information until guessing is worth more than asking on.
     Optimal,
-    /// Like a person who pays half attention: takes the best of a few questions that come to mind, forgets
-    /// answers, sometimes wastes a turn, and guesses too early.
+    /// Like a team of people who pay half attention: each asks the best of the questions that are their habit,
+    /// forgets answers, sometimes asks whatever comes to mind or wastes a turn, and guesses too early.
     Mediocre,
     /// Asks about anything and guesses anything.
     Random,
@@ -44,8 +44,12 @@ impl Style {
     }
 }
 
-/// A mediocre questioner thinks of one question in this many, drawn anew each turn, and picks the best.
-const ONE_IN: usize = 8;
+/// How many people the mediocre questioners are; which of them plays is drawn for every episode.
+const PEOPLE: usize = 4;
+/// Probability that a question is a habit of a person.
+const HABITUAL: f64 = 0.5;
+/// Probability that somebody asks a question without thinking.
+const LAPSES: f64 = 0.1;
 /// Probability that it does not take in an answer.
 const FORGETS: f64 = 0.12;
 /// Probability that it says something that is no question about the item.
@@ -81,6 +85,8 @@ struct Episode {
     belief: Belief,
     /// The attribute that the last turn asked about.
     asked: Option<usize>,
+    /// The attributes that the person who plays is used to ask about.
+    habits: Vec<usize>,
 }
 
 /// What to say next.
@@ -109,6 +115,7 @@ impl Questioner {
                 turn: 0,
                 belief,
                 asked: None,
+                habits: Vec::new(),
             },
         }
     }
@@ -131,6 +138,14 @@ impl Questioner {
                 belief.update(&self.table, user, attribute, answer);
             }
         }
+    }
+
+    /// What a person is used to ask about, whatever the run.
+    fn habits(&self, person: usize) -> Vec<usize> {
+        let mut stream = EpisodeSeed(person as u64).stream(0, "habits");
+        (0..self.table.attributes().len())
+            .filter(|_| stream.chance(HABITUAL))
+            .collect()
     }
 
     /// A person takes every answer for true; the others know how reliable the user is.
@@ -185,14 +200,13 @@ impl Questioner {
         if candidates == 1 || candidates <= IMPATIENT_AT && stream.chance(IMPATIENCE) {
             return Move::Guess(belief.sample(stream));
         }
-        let count = self.table.attributes().len();
-        let thoughts: Vec<usize> = (0..count.div_ceil(ONE_IN))
-            .map(|_| stream.below(count))
-            .collect();
-        match self.most_telling(thoughts.iter().copied()) {
+        if stream.chance(LAPSES) {
+            return Move::Ask(stream.below(self.table.attributes().len()));
+        }
+        match self.most_telling(self.episode.habits.iter().copied()) {
             Some((_, attribute)) => Move::Ask(attribute),
-            // Nothing that came to mind helps; it asks anyway.
-            None => Move::Ask(thoughts[0]),
+            // Nothing that this person thinks of would help.
+            None => Move::Guess(belief.sample(stream)),
         }
     }
 
@@ -220,6 +234,7 @@ impl Policy for Questioner {
             turn: 0,
             belief: Belief::uniform(self.table.items().len()),
             asked: None,
+            habits: self.habits(seed.stream(0, "person").below(PEOPLE)),
         };
         Ok(())
     }
