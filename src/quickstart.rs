@@ -27,6 +27,11 @@ use crate::write_whole;
 /// What everybody plays: animals that policies learn about, and animals that they never met.
 const SEEN: &str = "elicitation:table=animals,items=train";
 const HELD_OUT: &str = "elicitation:table=animals,items=held-out";
+/// Which conversations are compared: any two of which one went clearly better. Two tries at the same animal would
+/// prefer the lucky guess.
+const RULE: &str = "random:per_group=8000,margin=0.2";
+/// How the policy tries: near to what it thinks best, and not always the same.
+const TRIES: &str = "sample:temperature=0.5";
 /// The longest turn in tokens; the longest question has half of it.
 const LONGEST_TURN: usize = 32;
 
@@ -63,24 +68,17 @@ impl Quickstart {
             stop,
         )?;
 
-        step(
-            2,
-            "learning to ask as they do, from all and from those who succeeded",
-        );
-        let sft = self.train("sft", SFT, &[("data.train", &log)], stop)?;
-        self.train("filtered-bc", FILTERED_BC, &[("data.train", &log)], stop)?;
-
+        step(2, "learning to ask as they do: the reference policy");
+        let sft = self.train("sft", SFT, &[("data.train", &[&log])], stop)?;
         step(
             3,
-            "learning from which conversations went better: preferences over whole dialogues",
+            "learning from which conversations went better, and, for comparison, only from those that went well",
         );
-        let pairs = self.pairs("preferences.jsonl", &log, "random:per_group=4000")?;
-        let dpo = self.train(
-            "dpo",
-            DPO,
-            &[("model.path", &sft), ("data.train", &pairs)],
-            stop,
-        )?;
+        let from_sft = ("model.path", &[&*sft][..]);
+        let bc = &[from_sft, ("data.train", &[&log])];
+        self.train("filtered-bc", FILTERED_BC, bc, stop)?;
+        let pairs = self.pairs("preferences.jsonl", &log)?;
+        let dpo = self.train("dpo", DPO, &[from_sft, ("data.train", &[&pairs])], stop)?;
 
         step(
             4,
@@ -91,21 +89,16 @@ impl Quickstart {
         step(5, "planning with what the policy implicitly knows");
         self.tree(&dpo, &sft)?;
 
-        step(6, "once more, from its own tries");
-        let own = self.rollouts(
-            "own-tries.jsonl",
-            &dpo.display().to_string(),
-            Some("sample"),
-            (self.conversations / 4, 4),
-            stop,
-        )?;
-        let own = self.pairs("own-preferences.jsonl", &own, "best-worst:group=seed")?;
-        let iterate = self.train(
-            "iterate",
-            ITERATE,
-            &[("model.path", &dpo), ("data.train", &own)],
-            stop,
-        )?;
+        step(6, "once more, from its own tries beside the log");
+        let model = dpo.display().to_string();
+        let tries = (self.conversations / 4, 2);
+        let own = self.rollouts("own-tries.jsonl", &model, Some(TRIES), tries, stop)?;
+        let own = self.pairs("own-preferences.jsonl", &own)?;
+        let settings = [
+            ("model.path", &[&*dpo][..]),
+            ("data.train", &[&own, &pairs]),
+        ];
+        let iterate = self.train("iterate", ITERATE, &settings, stop)?;
 
         step(7, "all of them on dialogues that none has seen");
         let policies = columns::Policies { sft, dpo, iterate };
@@ -157,7 +150,7 @@ impl Quickstart {
         &self,
         name: &str,
         (file, text): (&str, &str),
-        settings: &[(&str, &Path)],
+        settings: &[(&str, &[&Path])],
         stop: &AtomicBool,
     ) -> Result<PathBuf> {
         let out = self.path(name);
@@ -166,12 +159,16 @@ impl Quickstart {
             return Ok(model);
         }
         let quoted = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+        let list = |paths: &[&Path]| {
+            let paths: Vec<String> = paths.iter().map(|path| quoted(path)).collect();
+            paths.join(", ")
+        };
         let mut overrides = vec![
             format!("seed={}", self.seed),
             format!("out={}", quoted(&out)),
         ];
-        for (key, path) in settings {
-            let value = quoted(path);
+        for (key, paths) in settings {
+            let value = list(paths);
             overrides.push(match *key {
                 "data.train" => format!("{key}=[{value}]"),
                 _ => format!("{key}={value}"),
@@ -188,13 +185,13 @@ impl Quickstart {
     }
 
     /// Preferences among the trajectories of a log.
-    fn pairs(&self, name: &str, log: &Path, rule: &str) -> Result<PathBuf> {
+    fn pairs(&self, name: &str, log: &Path) -> Result<PathBuf> {
         let path = self.path(name);
         if path.exists() {
             return Ok(path);
         }
         let trajectories = trajectories(log)?;
-        let (preferences, report) = make_pairs(&trajectories, &rule.parse()?, RunSeed(self.seed))?;
+        let (preferences, report) = make_pairs(&trajectories, &RULE.parse()?, RunSeed(self.seed))?;
         write_whole(&path, |out| {
             for preference in preferences {
                 write_native(&Record::Preference(preference), out)?;

@@ -55,4 +55,7 @@ pub use norm::Norm;
 pub use product::{Factor, product};
 pub use quantised::{Codes, Quantised, Scales};
 pub use rope::{Angles, Turn};
-pub use token_logprob::{log_sum_exp, token_logprobs, token_logprobs_backward};
+pub use token_logprob::{
+    Distributions, divergences, divergences_backward, log_sum_exp, token_logprobs,
+    token_logprobs_backward,
+};

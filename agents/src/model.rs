@@ -32,6 +32,6 @@ pub use layout::Layout;
 pub use lora::{LoraConfig, Targets};
 pub use open::{AdapterFolder, Weights};
 pub use optimizer::{AdamW, Rates};
-pub use pass::{Adapters, Keep, Tape};
+pub use pass::{Adapters, DivergenceSlopes, Keep, Snapshot, Tape};
 pub use save::write;
 pub use step::StepMemory;

@@ -22,7 +22,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 6000)]
     conversations: u64,
     /// Episodes on which policies are compared
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 500)]
     episodes: u64,
 }
 

@@ -7,8 +7,9 @@ const between = (one, digits = 2) => one ? `${number(one.low, digits)} … ${num
 const what = {
   random: 'asks and guesses at random', logs: 'the questioners of the log', sft: 'imitates the whole log',
   'filtered-bc': 'imitates only conversations that succeeded', dpo: 'learned from preferences, no search',
-  'dpo+beam': 'the same, beam search', 'dpo+best-of': 'the same, best of 8 by log-ratio',
-  'dpo+mcts': 'the same, tree search by log-ratio', iterate: 'one more round, from its own tries',
+  'dpo+beam': 'the same, beam search', 'dpo+best-of': 'the same, best of 4 turns by log-ratio',
+  'dpo+mcts': 'the same, tree search by likelihood', 'dpo+lookahead': 'the same, tries each turn out in copies of the dialogue',
+  iterate: 'one more round, from its own tries beside the log',
   optimal: 'knows the table: the upper bound',
 };
 

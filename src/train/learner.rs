@@ -2,7 +2,9 @@
 
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor, Var};
-use socratiq_agents::model::{Adapters, Decoder, Gradients, Keep, Tape};
+use socratiq_agents::model::{
+    Adapters, Decoder, DivergenceSlopes, Gradients, Keep, Snapshot, Tape,
+};
 
 use super::example::{Completion, Example, Turn};
 use super::forest::{Forest, num_tokens, pack};
@@ -55,6 +57,7 @@ pub struct Learner {
     pub gradients: Gradients,
     /// What the forward pass leaves for the backward pass.
     tape: Tape,
+    reference_tape: Tape,
     keep: Keep,
     tokens_per_batch: usize,
 }
@@ -66,6 +69,7 @@ impl Learner {
             gradients: Gradients::zeros(&policy),
             policy,
             tape: Tape::default(),
+            reference_tape: Tape::default(),
             keep,
             tokens_per_batch,
         }
@@ -100,34 +104,52 @@ impl Learner {
                 part.record(items, &logprobs, &mut outcome);
             }
             let all: Vec<&Item> = items.iter().collect();
-            ahead = Some(loss(
-                objective,
-                &all,
-                &outcome.policy,
-                &totals,
-                outcome.baseline,
-            )?);
+            let sums = Sums {
+                policy: &outcome.policy,
+                divergence: &vec![0.0; outcome.policy.len()],
+                baseline: outcome.baseline,
+            };
+            ahead = Some(loss(objective, &all, sums, &totals)?);
         }
         for part in &parts {
             // 1. Forward.
             let logprobs = self.forward(part)?;
             part.record(items, &logprobs, &mut outcome);
+            let snapshot = self.snapshot(objective, part, live)?;
+            let divergence = self.divergence(snapshot.as_ref(), part, live);
             // 2. The loss as a function of sums over completions, and its slopes.
-            let sums = part.of(&outcome.policy);
             let slopes = if let Some((whole, slopes)) = &ahead {
                 outcome.loss = *whole;
-                part.of(slopes)
+                Slopes {
+                    policy: part.of(&slopes.policy),
+                    divergence: part.of(&slopes.divergence),
+                }
             } else {
-                let own = part.items(items);
-                let (own, slopes) = loss(objective, &own, &sums, &totals, outcome.baseline)?;
+                let sums = Sums {
+                    policy: &part.of(&outcome.policy),
+                    divergence: &divergence,
+                    baseline: outcome.baseline,
+                };
+                let (own, slopes) = loss(objective, &part.items(items), sums, &totals)?;
                 outcome.loss += own;
                 slopes
             };
             // 3. Backward.
-            let slopes = part.token_slopes(items, &slopes);
-            let batch = &part.forest.batch;
-            self.policy
-                .backward(batch, &slopes, &mut self.tape, &mut self.gradients);
+            let by_divergence = part.spread(&slopes.divergence);
+            let slopes = part.token_slopes(items, &slopes.policy);
+            let (policy, batch) = (&self.policy, &part.forest.batch);
+            let by_divergence = snapshot.as_ref().map(|snapshot| DivergenceSlopes {
+                decoder: reference_decoder(policy, live),
+                snapshot,
+                slopes: &by_divergence,
+            });
+            policy.backward_with(
+                batch,
+                &slopes,
+                by_divergence,
+                &mut self.tape,
+                &mut self.gradients,
+            );
         }
         Ok(outcome)
     }
@@ -146,15 +168,26 @@ impl Learner {
         let mut outcome = Outcome::new(items);
         outcome.baseline = self.baseline(objective, items, live)?;
         outcome.computed = parts.iter().map(|part| part.forest.batch.len()).sum();
+        let mut divergence = vec![0.0; outcome.policy.len()];
         for part in &parts {
             let logprobs =
                 self.policy
                     .logprobs(&part.forest.batch, Adapters::On, &mut self.tape)?;
             part.record(items, &logprobs, &mut outcome);
+            let snapshot = self.snapshot(objective, part, live)?;
+            let own = self.divergence(snapshot.as_ref(), part, live);
+            for (index, own) in part.completions.iter().zip(own) {
+                divergence[*index] = own;
+            }
         }
         let all: Vec<&Item> = items.iter().collect();
         let totals = totals(items);
-        (outcome.loss, _) = loss(objective, &all, &outcome.policy, &totals, outcome.baseline)?;
+        let sums = Sums {
+            policy: &outcome.policy,
+            divergence: &divergence,
+            baseline: outcome.baseline,
+        };
+        (outcome.loss, _) = loss(objective, &all, sums, &totals)?;
         Ok(outcome)
     }
 
@@ -177,6 +210,49 @@ impl Learner {
         self.gradients.check_flow(&self.policy)?;
         self.gradients.clear();
         Ok(Outcome::new(items).tokens)
+    }
+
+    /// What the reference says of a part, if the objective measures divergences from it.
+    fn snapshot(
+        &mut self,
+        objective: &Objective,
+        part: &Part,
+        live: Option<LiveReference<'_>>,
+    ) -> Result<Option<Snapshot>> {
+        if !objective.kind.any(Kind::needs_divergence) {
+            return Ok(None);
+        }
+        let adapters = match live {
+            Some(LiveReference::AdaptersOff) => Adapters::Off,
+            Some(LiveReference::Model(_)) => Adapters::On,
+            None => anyhow::bail!("`tdpo1` and `tdpo2` need their reference live"),
+        };
+        let decoder = reference_decoder(&self.policy, live);
+        let batch = &part.forest.batch;
+        Ok(Some(decoder.snapshot(
+            batch,
+            adapters,
+            &mut self.reference_tape,
+        )?))
+    }
+
+    /// Σ KL(π_ref ‖ π) over the scored tokens of a part's completions; zeros without a snapshot.
+    fn divergence(
+        &self,
+        snapshot: Option<&Snapshot>,
+        part: &Part,
+        live: Option<LiveReference<'_>>,
+    ) -> Vec<f64> {
+        let Some(snapshot) = snapshot else {
+            return vec![0.0; part.completions.len()];
+        };
+        let reference = reference_decoder(&self.policy, live);
+        let by_token = self.policy.divergences(reference, snapshot, &self.tape);
+        let sum = |scored: &Vec<u32>| {
+            let tokens = scored.iter().map(|at| f64::from(by_token[*at as usize]));
+            tokens.sum()
+        };
+        part.forest.scored.iter().map(sum).collect()
     }
 
     fn forward(&mut self, part: &Part) -> Result<Vec<f32>> {
@@ -329,6 +405,15 @@ impl Part {
         }
     }
 
+    /// The slopes by scored tokens of a sum over them, from those by the sums of completions.
+    fn spread(&self, slopes: &[f64]) -> Vec<f32> {
+        let mut by_token = vec![0.0_f64; self.forest.batch.scored.len()];
+        for (slope, scored) in slopes.iter().zip(&self.forest.scored) {
+            scored.iter().for_each(|at| by_token[*at as usize] += slope);
+        }
+        by_token.into_iter().map(|slope| slope as f32).collect()
+    }
+
     /// The slopes by the log-probabilities of scored tokens, from those by the sums of completions. A token
     /// that several completions share gets the sum of theirs.
     fn token_slopes(&self, items: &[Item], slopes: &[f64]) -> Vec<f32> {
@@ -340,6 +425,14 @@ impl Part {
             }
         }
         by_token.into_iter().map(|slope| slope as f32).collect()
+    }
+}
+
+/// The model that a live reference is.
+fn reference_decoder<'a>(policy: &'a Decoder, live: Option<LiveReference<'a>>) -> &'a Decoder {
+    match live {
+        Some(LiveReference::Model(decoder)) => decoder,
+        Some(LiveReference::AdaptersOff) | None => policy,
     }
 }
 
@@ -362,16 +455,30 @@ fn totals(items: &[Item]) -> Totals {
     totals
 }
 
-/// The loss of `items`, whose completions have the sums `policy`, and its slopes by them.
+/// What a loss is a function of, by completion.
+#[derive(Clone, Copy)]
+struct Sums<'a> {
+    policy: &'a [f64],
+    divergence: &'a [f64],
+    baseline: f64,
+}
+
+/// The gradient of a loss by its sums.
+struct Slopes {
+    policy: Vec<f64>,
+    divergence: Vec<f64>,
+}
+
+/// The loss of `items`, whose completions have the sums `sums`, and its slopes by them.
 fn loss(
     objective: &Objective,
     items: &[&Item],
-    policy: &[f64],
+    sums: Sums<'_>,
     totals: &Totals,
-    baseline: f64,
-) -> Result<(f64, Vec<f64>)> {
+) -> Result<(f64, Slopes)> {
     let tensor = |values: Vec<f64>| Tensor::new(values, &Device::Cpu);
-    let variable = Var::from_tensor(&tensor(policy.to_vec())?)?;
+    let variable = Var::from_tensor(&tensor(sums.policy.to_vec())?)?;
+    let divergence = Var::from_tensor(&tensor(sums.divergence.to_vec())?)?;
     let mut groups = Vec::with_capacity(items.len());
     let mut start = 0;
     for item in items {
@@ -396,19 +503,25 @@ fn loss(
                 .collect(),
         )?,
         tokens: tensor(counts.collect())?,
-        divergence: tensor(vec![0.0; start])?,
+        divergence: divergence.as_tensor().clone(),
         desirable: items
             .iter()
             .flat_map(|item| item.example.desirable.clone())
             .collect(),
         groups,
-        baseline,
+        baseline: sums.baseline,
     };
     let loss = objective.loss(&scores, totals)?;
     let gradients = loss.backward()?;
-    let slopes = match gradients.get(&variable) {
-        Some(slopes) => slopes.to_vec1()?,
-        None => vec![0.0; policy.len()],
+    let slopes = |variable: &Var| -> Result<Vec<f64>> {
+        Ok(match gradients.get(variable) {
+            Some(slopes) => slopes.to_vec1()?,
+            None => vec![0.0; start],
+        })
+    };
+    let slopes = Slopes {
+        policy: slopes(&variable)?,
+        divergence: slopes(&divergence)?,
     };
     Ok((loss.to_scalar()?, slopes))
 }

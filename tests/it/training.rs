@@ -4,6 +4,7 @@ mod forest;
 mod resume;
 mod trl;
 mod unusable;
+mod update;
 
 use std::fs;
 use std::path::Path;

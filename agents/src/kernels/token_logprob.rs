@@ -137,6 +137,98 @@ pub fn token_logprobs_backward(
     }
 }
 
+/// A distribution over the vocabulary at every row: `softmax(hidden Wᵀ)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Distributions<'a> {
+    /// `[R, D]`.
+    pub hidden: Rows<'a>,
+    /// `[V, D]`.
+    pub head: Matrix<'a>,
+    /// `[R]`: the logarithms that [`token_logprobs`] leaves.
+    pub log_sums: &'a [f32],
+}
+
+/// `KL(reference ‖ policy)` of every row, in nats, `[R]`, over the whole vocabulary.
+pub fn divergences(policy: Distributions<'_>, reference: Distributions<'_>) -> Vec<f32> {
+    let (rows, vocabulary) = (policy.hidden.len(), policy.head.rows());
+    let chunks = vocabulary.div_ceil(COLUMNS);
+    let mut partial = vec![0.0; chunks * rows];
+    let sums = Parts::new(&mut partial);
+    parallel::run(chunks, |chunk| {
+        let (mut own, mut other) = (Memory::default(), Memory::default());
+        let columns = chunk * COLUMNS..vocabulary.min((chunk + 1) * COLUMNS);
+        for block in parallel::split(rows, usize::MAX, ROWS) {
+            let own = own.logits(
+                policy.hidden.slice(block.clone()),
+                policy.head,
+                columns.clone(),
+            );
+            let hidden = reference.hidden.slice(block.clone());
+            let other = other.logits(hidden, reference.head, columns.clone());
+            let width = columns.len();
+            let both = own.chunks_exact(width).zip(other.chunks_exact(width));
+            for ((own, other), row) in both.zip(block.clone()) {
+                let (log_sum, other_log_sum) = (policy.log_sums[row], reference.log_sums[row]);
+                let terms = own.iter().zip(other).map(|(own, other)| {
+                    let reference = other - other_log_sum;
+                    f64::from(exp(reference) * (reference - (own - log_sum)))
+                });
+                // SAFETY: every chunk and row has its own sum.
+                let sum = unsafe { sums.range(chunk * rows + row..chunk * rows + row + 1) };
+                sum[0] = terms.sum::<f64>() as f32;
+            }
+        }
+    });
+    (0..rows)
+        .map(|row| (0..chunks).map(|chunk| partial[chunk * rows + row]).sum())
+        .collect()
+}
+
+/// The gradient of [`divergences`] by the policy: `slopes` `[R]` is the gradient by each of them. What the hidden
+/// states get is added to `dhidden` `[R, D]`, what the head gets, where it is wanted, to `dhead` `[V, D]`.
+pub fn divergences_backward(
+    policy: Distributions<'_>,
+    reference: Distributions<'_>,
+    slopes: &[f32],
+    dhidden: &mut [f32],
+    mut dhead: Option<&mut [f32]>,
+) {
+    let (vocabulary, width) = (policy.head.rows(), policy.head.width());
+    let (mut own, mut other) = (Memory::default(), Memory::default());
+    let mut weights = Buffer::default();
+    for start in (0..vocabulary).step_by(COLUMNS) {
+        let columns = start..vocabulary.min(start + COLUMNS);
+        let head_rows = policy.head.read(columns.clone(), &mut weights);
+        let slope = own.logits(policy.hidden, policy.head, columns.clone());
+        let other = other.logits(reference.hidden, reference.head, columns.clone());
+        let count = columns.len();
+        let both = slope.chunks_exact_mut(count).zip(other.chunks_exact(count));
+        for (row, (slope, other)) in both.enumerate() {
+            // d KL / d logit = probability − the reference's.
+            let (log_sum, other_log_sum) = (policy.log_sums[row], reference.log_sums[row]);
+            for (slope, other) in slope.iter_mut().zip(other) {
+                *slope = slopes[row] * (exp(*slope - log_sum) - exp(other - other_log_sum));
+            }
+        }
+        let slope = Rows::new(slope, count);
+        product(
+            Factor::Plain(slope),
+            Factor::Plain(head_rows),
+            Target::add(dhidden, width),
+        );
+        if let Some(dhead) = &mut dhead {
+            product(
+                Factor::Turned(slope),
+                Factor::Plain(policy.hidden),
+                Target::add(
+                    &mut dhead[columns.start * width..columns.end * width],
+                    width,
+                ),
+            );
+        }
+    }
+}
+
 /// `log Σ e^x`, −∞ or not a number where the numbers are not.
 pub fn log_sum_exp(values: &[f32]) -> f32 {
     let mut memory = values.to_vec();
@@ -240,6 +332,70 @@ mod tests {
         let slow: Vec<f64> = slow.into_iter().map(f64::from).collect();
         assert_close(&run(&hidden, &head).0, &slow, 1e-6);
         Ok(())
+    }
+
+    #[test]
+    fn divergences_equal_their_definition_and_have_its_gradient() {
+        let (hidden, head) = (
+            numbers(1, ROWS_HERE * WIDTH),
+            numbers(2, VOCABULARY * WIDTH),
+        );
+        let (other_hidden, other_head) = (
+            numbers(4, ROWS_HERE * WIDTH),
+            numbers(5, VOCABULARY * WIDTH),
+        );
+        let (log_sums, other_log_sums) = (run(&hidden, &head).1, run(&other_hidden, &other_head).1);
+        fn at<'a>(hidden: &'a [f32], head: &'a [f32], log_sums: &'a [f32]) -> Distributions<'a> {
+            Distributions {
+                hidden: Rows::new(hidden, WIDTH),
+                head: Matrix::Whole(Rows::new(head, WIDTH)),
+                log_sums,
+            }
+        }
+        let reference = at(&other_hidden, &other_head, &other_log_sums);
+        let policy = at(&hidden, &head, &log_sums);
+        let found = divergences(policy, reference);
+        let probabilities = |hidden: &[f32], head: &[f32], row: usize| -> Vec<f64> {
+            let logits: Vec<f64> = (0..VOCABULARY)
+                .map(|v| {
+                    let pairs = hidden[row * WIDTH..][..WIDTH]
+                        .iter()
+                        .zip(&head[v * WIDTH..]);
+                    pairs.map(|(h, w)| f64::from(*h) * f64::from(*w)).sum()
+                })
+                .collect();
+            let sum: f64 = logits.iter().map(|x| x.exp()).sum();
+            logits.iter().map(|x| x.exp() / sum).collect()
+        };
+        let expected: Vec<f64> = (0..ROWS_HERE)
+            .map(|row| {
+                let own = probabilities(&hidden, &head, row);
+                let other = probabilities(&other_hidden, &other_head, row);
+                own.iter().zip(other).map(|(p, q)| q * (q / p).ln()).sum()
+            })
+            .collect();
+        assert_close(&found, &expected, 1e-4);
+        assert!(divergences(policy, policy).iter().all(|x| x.abs() < 1e-6));
+
+        let slopes = numbers(3, ROWS_HERE);
+        let (mut dhidden, mut dhead) = (vec![0.0; hidden.len()], vec![0.0; head.len()]);
+        divergences_backward(policy, reference, &slopes, &mut dhidden, Some(&mut dhead));
+        let loss = |hidden: &[f32], head: &[f32]| {
+            let log_sums = run(hidden, head).1;
+            dot(
+                &divergences(at(hidden, head, &log_sums), reference),
+                &slopes,
+            )
+        };
+        let differences = finite_differences(&hidden, 1e-2, |h| loss(h, &head));
+        assert_close(&dhidden, &differences, 1e-2);
+        // A few rows of the head are enough.
+        let few = finite_differences(&head[..3 * WIDTH], 3e-1, |few| {
+            let mut head = head.clone();
+            head[..3 * WIDTH].copy_from_slice(few);
+            loss(&hidden, &head)
+        });
+        assert_close(&dhead[..3 * WIDTH], &few, 2e-2);
     }
 
     #[test]

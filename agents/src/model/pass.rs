@@ -9,7 +9,8 @@ use super::gradients::Gradients;
 use super::layer::{LayerScratch, LayerTape, View};
 use crate::error::Result;
 use crate::kernels::{
-    Buffer, Kernel, Matrix, Rows, Target, token_logprobs, token_logprobs_backward,
+    Buffer, Distributions, Kernel, Matrix, Rows, Target, divergences, divergences_backward,
+    token_logprobs, token_logprobs_backward,
 };
 
 /// What the forward pass keeps for the backward pass.
@@ -40,6 +41,26 @@ pub struct Tape {
     kept: Option<Keep>,
     /// The key of the adapters' dropout for passes to train on.
     pub dropout: u64,
+}
+
+/// What a reference says where a batch is scored, over the whole vocabulary.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// `[R, D]`.
+    hidden: Buffer,
+    /// `[R]`.
+    log_sums: Vec<f32>,
+}
+
+/// The gradient of a loss by divergences from a reference.
+#[derive(Clone, Copy, Debug)]
+pub struct DivergenceSlopes<'a> {
+    /// The reference.
+    pub decoder: &'a Decoder,
+    /// What it said of the batch.
+    pub snapshot: &'a Snapshot,
+    /// `[R]`: the gradient by [`Decoder::divergences`].
+    pub slopes: &'a [f32],
 }
 
 /// Whether the adapters are on.
@@ -146,6 +167,35 @@ impl Decoder {
         logits
     }
 
+    /// What this model says where tokens are scored, to measure others against.
+    ///
+    /// # Errors
+    /// When the batch does not fit the model.
+    pub fn snapshot(&self, batch: &Batch, adapters: Adapters, tape: &mut Tape) -> Result<Snapshot> {
+        self.forward(batch, adapters, None, tape)?;
+        Ok(Snapshot {
+            hidden: tape.hidden.clone(),
+            log_sums: tape.log_sums.clone(),
+        })
+    }
+
+    /// KL(reference ‖ this model) at every scored token, over the whole vocabulary, in nats, `[R]`, after
+    /// [`Self::logprobs`] or [`Self::logprobs_to_train`] of the batch that `snapshot` is of.
+    pub fn divergences(&self, reference: &Self, snapshot: &Snapshot, tape: &Tape) -> Vec<f32> {
+        divergences(
+            self.distributions(&tape.hidden, &tape.log_sums),
+            reference.distributions(&snapshot.hidden, &snapshot.log_sums),
+        )
+    }
+
+    fn distributions<'a>(&'a self, hidden: &'a [f32], log_sums: &'a [f32]) -> Distributions<'a> {
+        Distributions {
+            hidden: Rows::new(hidden, self.config.hidden_size),
+            head: self.matrix(self.head_weight()),
+            log_sums,
+        }
+    }
+
     /// Leaves the hidden states of the scored rows, after the final norm, in the tape.
     fn hidden(
         &self,
@@ -210,6 +260,21 @@ impl Decoder {
         tape: &mut Tape,
         gradients: &mut Gradients,
     ) {
+        self.backward_with(batch, slopes, None, tape, gradients);
+    }
+
+    /// As [`Self::backward`], and adds the gradient by divergences from a reference.
+    ///
+    /// # Panics
+    /// As [`Self::backward`].
+    pub fn backward_with(
+        &self,
+        batch: &Batch,
+        slopes: &[f32],
+        divergence: Option<DivergenceSlopes<'_>>,
+        tape: &mut Tape,
+        gradients: &mut Gradients,
+    ) {
         let keep = tape.kept.take();
         assert!(
             keep.is_some() && tape.layers.len() == self.layers.len(),
@@ -236,6 +301,19 @@ impl Decoder {
             &mut hidden_slope,
             head_slope,
         );
+        if let Some(divergence) = divergence {
+            let (other, said) = (divergence.decoder, divergence.snapshot);
+            divergences_backward(
+                self.distributions(&tape.hidden, &tape.log_sums),
+                other.distributions(&said.hidden, &said.log_sums),
+                divergence.slopes,
+                &mut hidden_slope,
+                match self.head_weight() {
+                    Weight::Whole(id) => gradients.of(*id),
+                    Weight::Quantised(_) => None,
+                },
+            );
+        }
         let mut last_slope = Buffer::zeros(count * width);
         view.norm_backward(
             self.norm,

@@ -44,16 +44,35 @@ impl Style {
     }
 }
 
-/// How many people the mediocre questioners are; which of them plays is drawn for every episode.
-const PEOPLE: usize = 4;
-/// Probability that a question is a habit of a person.
-const HABITUAL: f64 = 0.5;
-/// Probability that somebody asks a question without thinking.
-const LAPSES: f64 = 0.1;
-/// Probability that it does not take in an answer.
-const FORGETS: f64 = 0.12;
-/// Probability that it says something that is no question about the item.
-const CHATTERS: f64 = 0.05;
+/// Who the mediocre questioners are; which of them plays is drawn for every episode.
+const TEAM: [Person; 4] = [
+    Person::new(0.3, 0.24, 0.15),
+    Person::new(0.5, 0.16, 0.12),
+    Person::new(0.7, 0.08, 0.08),
+    Person::new(0.9, 0.02, 0.04),
+];
+
+/// How somebody plays.
+struct Person {
+    /// Probability that a question is a habit.
+    habitual: f64,
+    /// Probability of not taking in an answer.
+    forgets: f64,
+    /// Probability of asking a question without thinking; half as often, of saying something that is no question
+    /// about the item.
+    lapses: f64,
+}
+
+impl Person {
+    const fn new(habitual: f64, forgets: f64, lapses: f64) -> Self {
+        Self {
+            habitual,
+            forgets,
+            lapses,
+        }
+    }
+}
+
 /// It may guess once this many candidates are left …
 const IMPATIENT_AT: usize = 4;
 /// … with this probability at each turn.
@@ -85,7 +104,9 @@ struct Episode {
     belief: Belief,
     /// The attribute that the last turn asked about.
     asked: Option<usize>,
-    /// The attributes that the person who plays is used to ask about.
+    /// Which of the team plays.
+    person: usize,
+    /// The attributes that this person is used to ask about.
     habits: Vec<usize>,
 }
 
@@ -115,6 +136,7 @@ impl Questioner {
                 turn: 0,
                 belief,
                 asked: None,
+                person: 0,
                 habits: Vec::new(),
             },
         }
@@ -131,7 +153,8 @@ impl Questioner {
             .last()
             .and_then(|message| Answer::of_reply(&message.text()));
         if let (Some(attribute), Some(answer)) = (self.episode.asked.take(), answer) {
-            let forgotten = self.style == Style::Mediocre && stream.chance(FORGETS);
+            let forgets = TEAM[self.episode.person].forgets;
+            let forgotten = self.style == Style::Mediocre && stream.chance(forgets);
             if !forgotten {
                 let user = self.believed_user();
                 let belief = &mut self.episode.belief;
@@ -144,7 +167,7 @@ impl Questioner {
     fn habits(&self, person: usize) -> Vec<usize> {
         let mut stream = EpisodeSeed(person as u64).stream(0, "habits");
         (0..self.table.attributes().len())
-            .filter(|_| stream.chance(HABITUAL))
+            .filter(|_| stream.chance(TEAM[person].habitual))
             .collect()
     }
 
@@ -193,14 +216,15 @@ impl Questioner {
 
     fn mediocre(&self, stream: &mut Stream) -> Move {
         let belief = &self.episode.belief;
-        if stream.chance(CHATTERS) {
+        let lapses = TEAM[self.episode.person].lapses;
+        if stream.chance(lapses / 2.0) {
             return Move::Chatter;
         }
         let candidates = belief.candidates();
         if candidates == 1 || candidates <= IMPATIENT_AT && stream.chance(IMPATIENCE) {
             return Move::Guess(belief.sample(stream));
         }
-        if stream.chance(LAPSES) {
+        if stream.chance(lapses) {
             return Move::Ask(stream.below(self.table.attributes().len()));
         }
         match self.most_telling(self.episode.habits.iter().copied()) {
@@ -229,12 +253,14 @@ impl Questioner {
 #[async_trait]
 impl Policy for Questioner {
     async fn begin(&mut self, seed: EpisodeSeed) -> Result<()> {
+        let person = seed.stream(0, "person").below(TEAM.len());
         self.episode = Episode {
             seed,
             turn: 0,
             belief: Belief::uniform(self.table.items().len()),
             asked: None,
-            habits: self.habits(seed.stream(0, "person").below(PEOPLE)),
+            person,
+            habits: self.habits(person),
         };
         Ok(())
     }
