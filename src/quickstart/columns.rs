@@ -60,7 +60,7 @@ const PLANNERS: [(&str, &str); 4] = [
     ),
     (
         "dpo+lookahead",
-        "best-of:level=turn,n=3,forks=4,max_turns=8,temperature=0.3",
+        "best-of:level=turn,n=2,forks=3,max_turns=8,temperature=0.3",
     ),
 ];
 

@@ -20,6 +20,7 @@ mod logs;
 mod models;
 mod objectives;
 mod planning;
+mod quickstart;
 mod rollouts;
 mod score;
 mod support;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use socratiq::envs::exact::{FiniteMdp, MdpSpec};
+use socratiq::train::config::Config;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -127,6 +128,15 @@ fn every_config_parses() {
             Some("exact") => {
                 let spec: MdpSpec = serde_json::from_str(&text).unwrap();
                 FiniteMdp::try_from(spec).unwrap().solve(0.1).unwrap();
+            }
+            _ if path
+                .extension()
+                .is_some_and(|extension| extension == "toml") =>
+            {
+                let config = Config::read(&path, &[]).unwrap_or_else(|error| panic!("{error:#}"));
+                // What is not said is said by the resolved config, which reads as the same.
+                let resolved = Config::parse(&config.to_toml().unwrap(), &path, &[]).unwrap();
+                assert_eq!(resolved, config, "{}", path.display());
             }
             _ => panic!("{}: no rule says how to read it", path.display()),
         }

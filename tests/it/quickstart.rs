@@ -1,0 +1,101 @@
+//! The main job in a small setting: what it leaves, which orderings are stable, and that it goes on.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{socratiq, succeeds};
+
+fn arguments(out: &Path) -> Vec<String> {
+    [
+        "quickstart",
+        "--out",
+        out.to_str().unwrap(),
+        "--conversations",
+        "400",
+        "--episodes",
+        "40",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+#[test]
+fn the_main_job_leaves_its_report_and_is_not_done_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let arguments = arguments(&out);
+    // 1. Interrupted in mid-run, it says so and keeps what it did.
+    let child = Command::new(env!("CARGO_BIN_EXE_socratiq"))
+        .args(&arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while !out.join("sft/metrics.jsonl").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let interrupt = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(interrupt.unwrap().success());
+    let stopped = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert_eq!(stopped.status.code(), Some(130), "{said}");
+    assert!(said.contains("the same command goes on"), "{said}");
+    assert!(out.join("logs.jsonl").exists());
+
+    // 2. The same command goes on to the report.
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let report = succeeds(&arguments, "");
+    assert_eq!(Path::new(report.trim()), out.join("report.html"));
+    let page = fs::read_to_string(report.trim()).unwrap();
+    assert!(
+        !page.contains("http://") || !page.contains("src=\"http"),
+        "it needs no network"
+    );
+    let json = |path: &Path| -> Value {
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    };
+    let numbers = json(&out.join("report.json"));
+    for (table, planners) in [("seen_items", true), ("held_out_items", false)] {
+        let columns = numbers[table]["columns"].as_array().unwrap();
+        let return_of = |name: &str| {
+            let column = columns.iter().find(|column| column["name"] == name);
+            column.map(|column| column["return"]["mean"].as_f64().unwrap())
+        };
+        for name in [
+            "random",
+            "logs",
+            "sft",
+            "filtered-bc",
+            "dpo",
+            "iterate",
+            "optimal",
+        ] {
+            assert!(return_of(name).is_some(), "{table} has no `{name}`");
+        }
+        assert_eq!(return_of("dpo+lookahead").is_some(), planners);
+        assert!(columns.iter().all(|column| column["failures"] == 0));
+        // What holds even where next to nothing was learned.
+        let (random, logs, optimal) =
+            (return_of("random"), return_of("logs"), return_of("optimal"));
+        assert!(
+            optimal > logs && logs > random,
+            "{table}: {optimal:?} {logs:?} {random:?}"
+        );
+        assert!(optimal > return_of("sft") && optimal > return_of("dpo"));
+    }
+    assert!(numbers["orderings"]["seen_items"].as_array().unwrap().len() >= 3);
+
+    // 3. Once more, nothing is done again, and the numbers are the same.
+    let model = out.join("dpo/final/model.safetensors");
+    let before = fs::metadata(&model).unwrap().modified().unwrap();
+    let again = socratiq(&arguments, "");
+    assert!(again.status.success());
+    assert_eq!(fs::metadata(&model).unwrap().modified().unwrap(), before);
+    assert_eq!(json(&out.join("report.json")), numbers);
+}
