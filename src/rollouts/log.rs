@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use socratiq_agents::model::write;
 use socratiq_envs::Trajectory;
 
-use super::{Key, Played, Rollouts, SAMPLE, SUCCESS};
+use super::{FACTS, Key, Played, Rollouts, SAMPLE, SUCCESS};
 use crate::evaluation::Outcome;
 
 /// An open log. No other process writes into it meanwhile.
@@ -172,7 +172,7 @@ fn difference(trajectory: &Trajectory, rollouts: &Rollouts) -> Option<String> {
         return Some(format!("its environment is `{found}`, not `{wanted}`"));
     }
     let mut metadata: Map<String, Value> = trajectory.metadata.clone();
-    metadata.retain(|key, _| key != SAMPLE && key != SUCCESS);
+    metadata.retain(|key, _| ![SAMPLE, SUCCESS, FACTS].contains(&key.as_str()));
     let keys = metadata.keys().chain(rollouts.metadata.keys());
     keys.into_iter()
         .find(|key| metadata.get(*key) != rollouts.metadata.get(*key))
