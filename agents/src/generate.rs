@@ -57,6 +57,7 @@ impl Live {
     }
 
     /// The same dialogue once more, between two turns; what both have read is stored once.
+    #[must_use]
     pub fn fork(&mut self) -> Self {
         Self {
             cache: self.cache.fork(),

@@ -44,8 +44,8 @@ pub(super) struct Table {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Questions {
     pub(super) name: String,
-    /// Per episode.
-    pub(super) questions: Option<Estimate>,
+    /// How many in an episode.
+    pub(super) per_episode: Option<Estimate>,
     /// Bits about the hidden item per question.
     pub(super) bits_per_question: Option<Estimate>,
 }
@@ -192,7 +192,7 @@ fn asked(name: &str, played: &[Trajectory], run: RunSeed) -> Result<Questions> {
     }
     Ok(Questions {
         name: name.to_owned(),
-        questions: bootstrap_mean(&counts, &mut stream),
+        per_episode: bootstrap_mean(&counts, &mut stream),
         bits_per_question: bootstrap_mean(&rates, &mut stream),
     })
 }

@@ -64,7 +64,7 @@ function results(table) {
       el('td', {}, one.name, el('div', { class: 'small muted' }, what[one.name])),
       cell(one.success, (value) => percent(value)),
       cell(one.return, (value) => number(value, 3)),
-      cell(table.questions[row].questions, (value) => number(value, 1)),
+      cell(table.questions[row].per_episode, (value) => number(value, 1)),
       cell(table.questions[row].bits_per_question, (value) => number(value, 2)))))));
 }
 
@@ -114,18 +114,27 @@ const all = data.credit.pairs.flatMap((pair) => [pair.chosen, pair.rejected]).fl
 const scale = all[Math.floor(0.98 * (all.length - 1))] || 1;
 function words(one, from) {
   const line = el('div', {});
-  let piece = null, role = null;
-  one.tokens.forEach((token, at) => {
-    if (at < from) return;
+  let piece = null, agent = null;
+  for (let at = from; at < one.tokens.length; at += 1) {
+    if (Boolean(one.action[at]) !== agent) {
+      agent = Boolean(one.action[at]);
+      piece = el('span', { class: `turn ${agent ? 'agent' : 'context'}` });
+      line.append(piece);
+    }
+    const text = one.tokens[at].replaceAll('<|im_start|>', '').replaceAll('<|im_end|>', '');
     const reward = one.implicit_reward[at];
-    const kind = one.action[at] ? 'agent' : 'context';
-    if (kind !== role) { role = kind; piece = el('span', { class: `turn ${kind}` }); line.append(piece); }
-    const text = token.replaceAll('<|im_start|>', '').replaceAll('<|im_end|>', '').replace(/^(user|assistant)$/, '');
-    if (reward === null) { piece.append(text.replaceAll('\n', ' ')); return; }
-    const strength = Math.min(1, Math.abs(reward) / scale) * 75;
-    piece.append(el('span', { class: 'token', title: `implicit reward ${number(reward, 3, true)}`,
-      style: `background: color-mix(in srgb, var(${reward < 0 ? '--less' : '--more'}) ${strength.toFixed(0)}%, transparent)` }, text || '·'));
-  });
+    if (reward === null) {
+      piece.append(text);
+    } else {
+      const strength = Math.min(1, Math.abs(reward) / scale) * 75;
+      piece.append(el('span', { class: 'token', title: `implicit reward ${number(reward, 3, true)}`,
+        style: `background: color-mix(in srgb, var(${reward < 0 ? '--less' : '--more'}) ${strength.toFixed(0)}%, transparent)` }, text || '·'));
+    }
+  }
+  // What the template says around the words of the user is of no interest here.
+  for (const context of line.querySelectorAll('.context')) {
+    context.textContent = context.textContent.replace(/^\s*(user)?\s*/, '').replace(/\s*(assistant)?\s*$/, '').trim();
+  }
   return line;
 }
 section('Which words earned it',

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use socratiq_agents::model::{Adapters, Weights};
 use socratiq_agents::planning::Models as PlanningModels;
 use socratiq_agents::{Codec, Generator, LanguageModel, Live};
@@ -113,7 +113,7 @@ impl Quickstart {
         if path.exists() {
             return Ok(());
         }
-        let open = |path: &Path| LanguageModel::open(path, Weights::Quantised, &Default::default());
+        let open = |path: &Path| LanguageModel::open(path, Weights::Quantised, &Map::default());
         let (policy, reference) = (open(policy)?, open(reference)?);
         let codec: Arc<dyn Codec> = policy.codec.clone();
         let generator = |model: &LanguageModel| {
@@ -164,7 +164,7 @@ impl Quickstart {
         write_json(&self.path("report.json"), &report)?;
         let mut data = report;
         data["credit"] = credit.clone();
-        let mut curves = serde_json::Map::new();
+        let mut curves = Map::new();
         for run in ["sft", "dpo", "iterate"] {
             curves.insert(
                 run.to_owned(),
@@ -254,7 +254,7 @@ fn curve(path: &Path) -> Result<Value> {
     let mut lines = Vec::new();
     for line in text.lines() {
         let line: Value = serde_json::from_str(line)?;
-        let mut kept = serde_json::Map::new();
+        let mut kept = Map::new();
         for name in [
             "step",
             "loss",

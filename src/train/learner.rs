@@ -236,7 +236,7 @@ impl Learner {
         )?))
     }
 
-    /// Σ KL(π_ref ‖ π) over the scored tokens of a part's completions; zeros without a snapshot.
+    /// `Σ KL(π_ref ‖ π)` over the scored tokens of a part's completions; zeros without a snapshot.
     fn divergence(
         &self,
         snapshot: Option<&Snapshot>,

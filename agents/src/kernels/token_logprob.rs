@@ -334,6 +334,14 @@ mod tests {
         Ok(())
     }
 
+    fn at<'a>(hidden: &'a [f32], head: &'a [f32], log_sums: &'a [f32]) -> Distributions<'a> {
+        Distributions {
+            hidden: Rows::new(hidden, WIDTH),
+            head: Matrix::Whole(Rows::new(head, WIDTH)),
+            log_sums,
+        }
+    }
+
     #[test]
     fn divergences_equal_their_definition_and_have_its_gradient() {
         let (hidden, head) = (
@@ -345,13 +353,6 @@ mod tests {
             numbers(5, VOCABULARY * WIDTH),
         );
         let (log_sums, other_log_sums) = (run(&hidden, &head).1, run(&other_hidden, &other_head).1);
-        fn at<'a>(hidden: &'a [f32], head: &'a [f32], log_sums: &'a [f32]) -> Distributions<'a> {
-            Distributions {
-                hidden: Rows::new(hidden, WIDTH),
-                head: Matrix::Whole(Rows::new(head, WIDTH)),
-                log_sums,
-            }
-        }
         let reference = at(&other_hidden, &other_head, &other_log_sums);
         let policy = at(&hidden, &head, &log_sums);
         let found = divergences(policy, reference);
