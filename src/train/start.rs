@@ -257,7 +257,7 @@ impl Trainer {
             None => None,
         };
         let probe = references.probe(&policy, eval.as_ref().unwrap_or(&train))?;
-        let mut live = references.live(&config, &policy);
+        let mut live = references.live(&policy);
         if let (
             Some(checkpoint),
             Live::Model {
@@ -529,6 +529,11 @@ impl References {
                 own == other,
                 "`objective.reference`: its vocabulary has {other} tokens and the policy's has {own}"
             );
+            ensure!(
+                !moves || decoder.config() == policy.config(),
+                "`objective.reference_sync_every`: the reference has another shape than the policy and cannot \
+                 follow it"
+            );
             Source::Model(Box::new(decoder))
         } else if config.lora.is_some() {
             Source::AdaptersOff
@@ -624,7 +629,7 @@ impl References {
         Probe::new(&few.collect::<Result<Vec<_>>>()?, decoder, adapters)
     }
 
-    fn live(self, config: &Config, policy: &Decoder) -> Live {
+    fn live(self, policy: &Decoder) -> Live {
         if !self.is_live {
             return Live::No;
         }
@@ -635,18 +640,10 @@ impl References {
                 decoder: Box::new(policy.clone()),
                 moves: self.moves,
             },
-            Source::Model(decoder) => {
-                debug_assert_eq!(
-                    decoder.config(),
-                    policy.config(),
-                    "{:?}",
-                    config.objective.kind
-                );
-                Live::Model {
-                    decoder,
-                    moves: self.moves,
-                }
-            }
+            Source::Model(decoder) => Live::Model {
+                decoder,
+                moves: self.moves,
+            },
         }
     }
 }
