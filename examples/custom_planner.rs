@@ -6,8 +6,7 @@
 
 use std::sync::Arc;
 
-use socratiq::agents::kernels::Activation;
-use socratiq::agents::model::{Adapters, Decoder, Family, ModelConfig, NormKind, Positions};
+use socratiq::agents::model::{Adapters, Decoder, ModelConfig};
 use socratiq::agents::planning::{BeamPlanner, Guide, Models, Objective, Planned, TurnPlanner};
 use socratiq::agents::{AgentError, ByteCodec, Codec, Generator, Live};
 use socratiq::envs::{Message, RunSeed, Stream};
@@ -88,30 +87,5 @@ fn main() -> Result<(), AgentError> {
 }
 
 fn shape() -> ModelConfig {
-    ModelConfig {
-        family: Family::Llama,
-        vocab_size: ByteCodec::VOCABULARY,
-        hidden_size: 32,
-        num_layers: 2,
-        num_heads: 2,
-        num_kv_heads: 1,
-        head_dim: 16,
-        intermediate_size: 64,
-        context_length: 256,
-        norm: NormKind::Rms,
-        norm_eps: 1e-5,
-        positions: Positions::Rotary {
-            theta: 10_000.0,
-            rotary_dim: 16,
-            scaling: None,
-        },
-        sliding_window: None,
-        activation: Activation::SwiGlu,
-        qkv_bias: false,
-        attention_output_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
-        parallel_residual: false,
-        tie_embeddings: true,
-    }
+    ModelConfig::llama(ByteCodec::VOCABULARY, 32, 2, 2, 256)
 }

@@ -29,7 +29,7 @@ const SEEN: &str = "elicitation:table=animals,items=train";
 const HELD_OUT: &str = "elicitation:table=animals,items=held-out";
 /// Which conversations are compared: any two of which one went clearly better. Two tries at the same animal would
 /// prefer the lucky guess.
-const RULE: &str = "random:per_group=8000,margin=0.2";
+const RULE: &str = "random:margin=0.2";
 /// How the policy tries: near to what it thinks best, and not always the same.
 const TRIES: &str = "sample:temperature=0.5";
 /// The longest turn in tokens; the longest question has half of it.
@@ -132,16 +132,7 @@ impl Quickstart {
             ..Rollouts::new(&task, SEEN, policies)
         };
         let keys = Key::of_run(RunSeed(self.seed), Split::Train, episodes, tries);
-        let mut log = Log::open(&path, &rollouts)?;
-        let missing = log.missing(&keys);
-        let mut progress = Progress::new(name, keys.len(), log.outcomes());
-        rollouts.run(&missing, stop, |played| {
-            progress.ended(&played);
-            log.push(&played)
-        })?;
-        progress.finish();
-        interrupted::check(stop)?;
-        log.sort(&keys)?;
+        play(&rollouts, &keys, &path, name, stop)?;
         Ok(path)
     }
 
@@ -191,7 +182,9 @@ impl Quickstart {
             return Ok(path);
         }
         let trajectories = trajectories(log)?;
-        let (preferences, report) = make_pairs(&trajectories, &RULE.parse()?, RunSeed(self.seed))?;
+        // As many as there are conversations, and a third more: some are dropped.
+        let rule = format!("{RULE},per_group={}", (self.conversations * 4).div_ceil(3));
+        let (preferences, report) = make_pairs(&trajectories, &rule.parse()?, RunSeed(self.seed))?;
         write_whole(&path, |out| {
             for preference in preferences {
                 write_native(&Record::Preference(preference), out)?;
@@ -225,6 +218,28 @@ const ITERATE: Embedded = (
     "configs/quickstart/iterate.toml",
     include_str!("../configs/quickstart/iterate.toml"),
 );
+
+/// Plays the episodes that the log at `path` lacks; returns how many of them failed.
+fn play(
+    rollouts: &Rollouts,
+    keys: &[Key],
+    path: &Path,
+    what: &str,
+    stop: &AtomicBool,
+) -> Result<usize> {
+    let mut log = Log::open(path, rollouts)?;
+    let missing = log.missing(keys);
+    let mut progress = Progress::new(what, keys.len(), log.outcomes());
+    rollouts.run(&missing, stop, |played| {
+        progress.ended(&played);
+        log.push(&played)
+    })?;
+    progress.finish();
+    interrupted::check(stop)?;
+    let failures = log.failures();
+    log.sort(keys)?;
+    Ok(failures)
+}
 
 fn step(number: usize, what: &str) {
     tracing::info!("[{number}/7] {what}");

@@ -10,8 +10,7 @@ use serde_json::{Map, Value, json};
 use socratiq::Task;
 use socratiq::agents::LanguageModel;
 use socratiq::agents::chat::{ChatCodec, Tokenizer};
-use socratiq::agents::kernels::Activation;
-use socratiq::agents::model::{Decoder, Family, ModelConfig, NormKind, Positions, Weights};
+use socratiq::agents::model::{Decoder, ModelConfig, Positions, Weights};
 use socratiq::bench::{Machine, generation, peak_memory_gb, plan, rollouts, training};
 use socratiq::envs::{RunSeed, Split};
 use socratiq::model_path;
@@ -297,31 +296,16 @@ fn merge(into: &mut Value, from: Value) {
 /// A known shape by its name.
 fn shape(name: &str) -> Result<ModelConfig> {
     let llama = |vocab_size, hidden_size, num_layers, heads: (usize, usize), intermediate_size| {
+        let plain = ModelConfig::llama(vocab_size, hidden_size, num_layers, heads.0, 8192);
         ModelConfig {
-            family: Family::Llama,
-            vocab_size,
-            hidden_size,
-            num_layers,
-            num_heads: heads.0,
             num_kv_heads: heads.1,
-            head_dim: 64,
             intermediate_size,
-            context_length: 8192,
-            norm: NormKind::Rms,
-            norm_eps: 1e-5,
             positions: Positions::Rotary {
                 theta: 100_000.0,
-                rotary_dim: 64,
+                rotary_dim: plain.head_dim,
                 scaling: None,
             },
-            sliding_window: None,
-            activation: Activation::SwiGlu,
-            qkv_bias: false,
-            attention_output_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
-            parallel_residual: false,
-            tie_embeddings: true,
+            ..plain
         }
     };
     match name {

@@ -4,19 +4,19 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM};
 use socratiq::agents::model::{Adapters, Weights};
 use socratiq::agents::planning::{Models, Objective, Planned, Tree, TurnPlanner};
 use socratiq::agents::{Codec, Finish, Generator, LanguageModel, Live, Sampling};
 use socratiq::envs::{Message, Role, RunSeed, Stream, Tool};
-use socratiq::write_whole;
-use socratiq::{Planner, model_path};
+use socratiq::{Planner, model_path, write_whole};
+
+use super::watch_signals;
 
 /// What is asked for.
 #[derive(Debug, clap::Args)]
@@ -253,13 +253,7 @@ fn plan(
         reference = Some(Generator::new(decoder, codec, Adapters::Off));
     }
     let mut guides = (beside(&options.guide)?, beside(&options.guide_reference)?);
-    let stopped = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // The second one ends the program.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, stopped.clone())
-            .context("cannot watch for signals")?;
-        signal_hook::flag::register(signal, stopped.clone()).context("cannot watch for signals")?;
-    }
+    let stopped = watch_signals()?;
     let limit = options
         .max_seconds
         .map(Duration::try_from_secs_f64)

@@ -5,12 +5,11 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use serde_json::Value;
 use socratiq_envs::{RunSeed, Split, Trajectory};
 
-use super::{HELD_OUT, LONGEST_TURN, Quickstart, SEEN, interrupted, trajectories};
+use super::{HELD_OUT, LONGEST_TURN, Quickstart, SEEN, play, trajectories};
 use crate::evaluation::{Column, Evaluation, Outcome, compare};
-use crate::rollouts::{FACTS, Key, Log, Progress, Rollouts, Source, SourceOptions};
+use crate::rollouts::{FACTS, Key, Rollouts, Source, SourceOptions};
 use crate::stats::{Estimate, bootstrap_mean};
 use crate::{Planner, Task};
 
@@ -111,18 +110,8 @@ impl Quickstart {
                 concurrency: 64,
                 ..Rollouts::new(&task, env, source.policies(&task, planner, &settings)?)
             };
-            let mut log = Log::open(&path, &rollouts)?;
-            let missing = log.missing(&keys);
             let what = format!("{} ({folder} animals)", entry.name);
-            let mut progress = Progress::new(&what, keys.len(), log.outcomes());
-            rollouts.run(&missing, stop, |played| {
-                progress.ended(&played);
-                log.push(&played)
-            })?;
-            progress.finish();
-            interrupted::check(stop)?;
-            let failures = log.failures();
-            log.sort(&keys)?;
+            let failures = play(&rollouts, &keys, &path, &what, stop)?;
             let played = trajectories(&path)?;
             questions.push(asked(entry.name, &played, run)?);
             columns.push(Column {
@@ -195,9 +184,4 @@ fn asked(name: &str, played: &[Trajectory], run: RunSeed) -> Result<Questions> {
         per_episode: bootstrap_mean(&counts, &mut stream),
         bits_per_question: bootstrap_mean(&rates, &mut stream),
     })
-}
-
-/// A table as JSON, for the report.
-pub(super) fn json(tables: &Tables) -> Result<Value> {
-    Ok(serde_json::to_value(tables)?)
 }

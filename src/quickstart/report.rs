@@ -1,6 +1,7 @@
 //! What a person gets to see: credit of held-out dialogues, a search tree, and the report over all.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -143,13 +144,15 @@ impl Quickstart {
         let planned = planner.write_turn(&mut models, &mut live, stream, LONGEST_TURN)?;
         let tree = planned.tree.context("the planner left no tree")?;
         let spelt = |action| codec_piece(&policy, action);
-        fs::write(&path, tree.to_html("What the search looked at", &spelt))
-            .with_context(|| format!("cannot write `{}`", path.display()))
+        // Whole or not at all: what is there is not drawn again.
+        write_whole(&path, |out| {
+            Ok(out.write_all(tree.to_html("What the search looked at", &spelt).as_bytes())?)
+        })
     }
 
     /// Writes `report.json` and `report.html`, and returns where the latter is.
     pub(super) fn report(&self, tables: &Tables, credit: &Value) -> Result<PathBuf> {
-        let mut report = super::columns::json(tables)?;
+        let mut report = serde_json::to_value(tables)?;
         report["credit"] = credit["summary"].clone();
         report["orderings"] = json!({
             "seen_items": orderings(&tables.seen_items.evaluation.differences),

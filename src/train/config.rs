@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use socratiq_agents::kernels::Activation;
-use socratiq_agents::model::{Family, LoraConfig, ModelConfig, NormKind, Positions};
+use socratiq_agents::model::{Keep, LoraConfig, ModelConfig};
 
 use super::schedule::Schedule;
 use crate::objective::Objective;
@@ -251,6 +250,16 @@ fn keep_checkpoints() -> usize {
     2
 }
 
+impl Train {
+    /// What the forward pass keeps for the backward pass.
+    pub fn keep(&self) -> Keep {
+        match self.gradient_checkpointing {
+            true => Keep::Inputs,
+            false => Keep::Everything,
+        }
+    }
+}
+
 impl Config {
     /// Reads a file, with `overrides` of the form `section.key=value` in place of what it says.
     ///
@@ -403,35 +412,17 @@ fn set(table: &mut toml::Table, setting: &str) -> Result<()> {
 impl NewModel {
     /// The shape, with the vocabulary that the tokenizer turned out to have.
     pub fn shape(&self, vocab_size: usize) -> ModelConfig {
-        let head_dim = self.hidden_size / self.num_heads.max(1);
-        ModelConfig {
-            family: Family::Llama,
+        let plain = ModelConfig::llama(
             vocab_size,
-            hidden_size: self.hidden_size,
-            num_layers: self.num_layers,
-            num_heads: self.num_heads,
-            num_kv_heads: self.num_kv_heads.unwrap_or(self.num_heads),
-            head_dim,
-            // Two matrices of a plain MLP of width 4D are three of this.
-            intermediate_size: self
-                .intermediate_size
-                .unwrap_or((self.hidden_size * 8 / 3).next_multiple_of(16)),
-            context_length: self.context_length,
-            norm: NormKind::Rms,
-            norm_eps: 1e-5,
-            positions: Positions::Rotary {
-                theta: 10_000.0,
-                rotary_dim: head_dim,
-                scaling: None,
-            },
-            sliding_window: None,
-            activation: Activation::SwiGlu,
-            qkv_bias: false,
-            attention_output_bias: false,
-            mlp_bias: false,
-            qk_norm: false,
-            parallel_residual: false,
-            tie_embeddings: true,
+            self.hidden_size,
+            self.num_layers,
+            self.num_heads,
+            self.context_length,
+        );
+        ModelConfig {
+            num_kv_heads: self.num_kv_heads.unwrap_or(plain.num_kv_heads),
+            intermediate_size: self.intermediate_size.unwrap_or(plain.intermediate_size),
+            ..plain
         }
     }
 }

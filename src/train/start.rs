@@ -11,7 +11,7 @@ use serde_json::json;
 use socratiq_agents::LanguageModel;
 use socratiq_agents::chat::{ChatCodec, Tokenizer};
 use socratiq_agents::model::{
-    AdamW, AdapterFolder, Adapters, Decoder, Keep, LoraConfig, Rates, Tape, Weights,
+    AdamW, AdapterFolder, Adapters, Decoder, LoraConfig, Rates, Tape, Weights,
 };
 use socratiq_envs::RunSeed;
 
@@ -276,11 +276,7 @@ impl Trainer {
             optimizer.load(&policy, &checkpoint.folder)?;
             optimizer.steps = state.global_step;
         }
-        let keep = match config.train.gradient_checkpointing {
-            true => Keep::Inputs,
-            false => Keep::Everything,
-        };
-        let learner = Learner::new(policy, keep, config.train.tokens_per_batch);
+        let learner = Learner::new(policy, config.train.keep(), config.train.tokens_per_batch);
         let events = EventFile::create(run.path(), state.global_step)?;
         let mut trainer = Self {
             config,
@@ -341,11 +337,8 @@ impl Trainer {
         let policy = &self.learner.policy;
         let (trainable, weights) = (policy.num_trainable(), policy.num_weights());
         let batch = self.config.train.tokens_per_batch;
-        let keep = match self.config.train.gradient_checkpointing {
-            true => Keep::Inputs,
-            false => Keep::Everything,
-        };
-        let memory = policy.bytes() + 12 * trainable + policy.tape_bytes(batch, keep);
+        let memory =
+            policy.bytes() + 12 * trainable + policy.tape_bytes(batch, self.config.train.keep());
         tracing::info!(
             "{trainable} of {weights} weights are trained ({:.2} %); {:.1} GB of memory; {left} updates, about {}",
             100.0 * trainable as f64 / weights as f64,

@@ -10,8 +10,10 @@ use socratiq::agents::model::{
     AdapterFolder, Adapters, Batch, Cache, Composition, Decoder, Gradients, Keep, LoraConfig,
     StepMemory, Tape, Weights,
 };
-use socratiq::agents::{AgentError, Codec, Generator, Live, Prompt, Sampling};
-use socratiq::envs::{EpisodeSeed, Message, RunSeed, Stream, Tool};
+use socratiq::agents::{Live, Prompt, Sampling};
+use socratiq::envs::{EpisodeSeed, RunSeed, Stream};
+
+use crate::support::generator;
 
 /// `golden/families.json`, which `golden/families.py` made.
 pub(crate) struct Golden {
@@ -765,46 +767,6 @@ fn adapters_that_ask_for_too_much_are_refused() {
     }
 }
 
-fn generator(decoder: &std::sync::Arc<Decoder>) -> Generator {
-    Generator::new(decoder.clone(), std::sync::Arc::new(Numbers), Adapters::On)
-}
-
-/// A codec of the tiny models' 48 tokens, of which 2 ends a turn.
-struct Numbers;
-
-impl Codec for Numbers {
-    fn encode_observation(
-        &self,
-        _: &[Message],
-        _: &[Message],
-        _: &[Tool],
-        _: bool,
-    ) -> Result<Prompt, AgentError> {
-        Ok(Prompt::Append(vec![7]))
-    }
-
-    fn encode_action(
-        &self,
-        _: &[Message],
-        _: &Message,
-        _: &[Tool],
-    ) -> Result<Vec<u32>, AgentError> {
-        Ok(vec![2])
-    }
-
-    fn decode_action(&self, ids: &[u32]) -> Result<Message, AgentError> {
-        Ok(Message::assistant(format!("{ids:?}")))
-    }
-
-    fn is_end_of_turn(&self, id: u32) -> bool {
-        id == 2
-    }
-
-    fn end_of_turn(&self) -> u32 {
-        2
-    }
-}
-
 #[test]
 fn generated_turns_are_what_the_logits_say_and_do_not_depend_on_the_batch() {
     for case in golden().cases {
@@ -819,7 +781,7 @@ fn generated_turns_are_what_the_logits_say_and_do_not_depend_on_the_batch() {
             let mut records = vec![None; prompts.len()];
             for batch in batches {
                 let mut lives: Vec<Live> = batch.iter().map(|_| Live::new(&decoder)).collect();
-                let mut generator = generator(&decoder);
+                let mut generator = generator(&decoder, &[2]);
                 // Two turns; between them the environment says two tokens.
                 for turn in 0..2 {
                     for (live, index) in lives.iter_mut().zip(*batch) {
@@ -889,7 +851,7 @@ fn generated_turns_are_what_the_logits_say_and_do_not_depend_on_the_batch() {
 fn a_template_that_begins_anew_leaves_a_record_of_what_was() {
     let decoder = std::sync::Arc::new(golden().cases[0].open());
     let mut live = Live::new(&decoder);
-    let mut generator = generator(&decoder);
+    let mut generator = generator(&decoder, &[2]);
     let mut turn = |live: &mut Live, prompt: Prompt| {
         live.observe(&prompt, &decoder);
         live.begin_turn(Sampling::GREEDY, EpisodeSeed(0).stream(0, "policy"), 3);

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use socratiq::agents::kernels::Activation;
-use socratiq::agents::model::{Decoder, Family, ModelConfig, NormKind, Positions};
+use socratiq::agents::model::{Decoder, ModelConfig};
 use socratiq::agents::{ByteCodec, Codec, Sampling};
 use socratiq::envs::{
     EnvError, Environment, EpisodeSeed, Message, Observation, Policy, RunSeed, Split, Step,
@@ -23,31 +22,17 @@ use crate::support::{fails, socratiq, succeeds};
 
 /// A decoder over bytes with random weights.
 fn small_decoder(hidden_size: usize, num_layers: usize, context_length: usize) -> Arc<Decoder> {
-    let config = ModelConfig {
-        family: Family::Llama,
-        vocab_size: ByteCodec::VOCABULARY,
+    let plain = ModelConfig::llama(
+        ByteCodec::VOCABULARY,
         hidden_size,
         num_layers,
-        num_heads: 2,
-        num_kv_heads: 1,
-        head_dim: hidden_size / 2,
-        intermediate_size: 2 * hidden_size,
+        2,
         context_length,
-        norm: NormKind::Rms,
-        norm_eps: 1e-5,
-        positions: Positions::Rotary {
-            theta: 10_000.0,
-            rotary_dim: hidden_size / 2,
-            scaling: None,
-        },
-        sliding_window: None,
-        activation: Activation::SwiGlu,
-        qkv_bias: false,
-        attention_output_bias: false,
-        mlp_bias: false,
-        qk_norm: false,
-        parallel_residual: false,
-        tie_embeddings: true,
+    );
+    let config = ModelConfig {
+        num_kv_heads: 1,
+        intermediate_size: 2 * hidden_size,
+        ..plain
     };
     Arc::new(Decoder::random(config, &mut RunSeed(3).stream("weights")).unwrap())
 }

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 
+use socratiq::agents::model::{Adapters, Decoder};
+use socratiq::agents::{AgentError, Codec, Generator, Prompt};
 use socratiq::envs::exact::{ActionSpec, FiniteMdp, MdpSpec, StateSpec};
-use socratiq::envs::{RunSeed, Stream};
+use socratiq::envs::{Message, RunSeed, Stream, Tool};
 
 /// Fails unless two numbers are as near as `tolerance`.
 #[track_caller]
@@ -109,4 +112,45 @@ pub(crate) fn fails(arguments: &[&str], expected: &str) {
     assert!(output.stdout.is_empty());
     assert_eq!(errors.trim_end().lines().count(), 1, "{errors}");
     assert!(errors.contains(expected), "{errors}");
+}
+
+/// A codec of plain ids, some of which end a turn.
+pub(crate) struct Ids(pub(crate) Vec<u32>);
+
+impl Codec for Ids {
+    fn encode_observation(
+        &self,
+        _: &[Message],
+        _: &[Message],
+        _: &[Tool],
+        _: bool,
+    ) -> Result<Prompt, AgentError> {
+        Ok(Prompt::Append(vec![7]))
+    }
+
+    fn encode_action(
+        &self,
+        _: &[Message],
+        _: &Message,
+        _: &[Tool],
+    ) -> Result<Vec<u32>, AgentError> {
+        Ok(vec![self.end_of_turn()])
+    }
+
+    fn decode_action(&self, ids: &[u32]) -> Result<Message, AgentError> {
+        Ok(Message::assistant(format!("{ids:?}")))
+    }
+
+    fn is_end_of_turn(&self, id: u32) -> bool {
+        self.0.contains(&id)
+    }
+
+    fn end_of_turn(&self) -> u32 {
+        self.0[0]
+    }
+}
+
+/// A generator in which any of `ends` ends a turn.
+pub(crate) fn generator(decoder: &Arc<Decoder>, ends: &[u32]) -> Generator {
+    Generator::new(decoder.clone(), Arc::new(Ids(ends.to_vec())), Adapters::On)
 }

@@ -140,6 +140,44 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
+    /// The llama family in its plainest form: as many heads of k and v as of q, an MLP of 8/3 of the width, which
+    /// has the weights of a plain MLP of four times the width, rotary positions, and the embedding as head.
+    pub fn llama(
+        vocab_size: usize,
+        hidden_size: usize,
+        num_layers: usize,
+        num_heads: usize,
+        context_length: usize,
+    ) -> Self {
+        let head_dim = hidden_size / num_heads.max(1);
+        Self {
+            family: Family::Llama,
+            vocab_size,
+            hidden_size,
+            num_layers,
+            num_heads,
+            num_kv_heads: num_heads,
+            head_dim,
+            intermediate_size: (hidden_size * 8 / 3).next_multiple_of(16),
+            context_length,
+            norm: NormKind::Rms,
+            norm_eps: 1e-5,
+            positions: Positions::Rotary {
+                theta: 10_000.0,
+                rotary_dim: head_dim,
+                scaling: None,
+            },
+            sliding_window: None,
+            activation: Activation::SwiGlu,
+            qkv_bias: false,
+            attention_output_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            parallel_residual: false,
+            tie_embeddings: true,
+        }
+    }
+
     /// The numbers that must fit together.
     pub(crate) fn validate(&self, place: &str) -> Result<()> {
         let problem = |field: &str, problem: String| AgentError::Config {

@@ -12,8 +12,9 @@ use socratiq::agents::planning::{
 };
 use socratiq::envs::exact::{FiniteMdp, Solution};
 
-use super::{dialogue, generator};
+use super::dialogue;
 use crate::models;
+use crate::support::generator;
 use crate::support::{World, assert_close, random_tree};
 
 #[derive(Deserialize)]

@@ -8,9 +8,9 @@ use socratiq::envs::{
     EnvError, Environment, EpisodeSeed, Fork, Message, Observation, Step, Stream, Tool, async_trait,
 };
 
-use super::generator;
 use crate::models;
 use crate::support::assert_close;
+use crate::support::generator;
 
 /// Two doors, one of which hides a prize; asking says the right one three times in four and costs a little. Which
 /// door it is, nobody tells; the agent has two turns.

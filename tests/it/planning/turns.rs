@@ -10,9 +10,10 @@ use socratiq::agents::planning::{
 use socratiq::agents::{Finish, Live, Prompt, Sampling};
 use socratiq::envs::{EpisodeSeed, RunSeed, TokenRecord};
 
-use super::{dialogue, generator};
+use super::dialogue;
 use crate::models;
 use crate::support::assert_close;
+use crate::support::generator;
 
 const PROMPT: [u32; 5] = [7, 3, 3, 40, 11];
 const ENDS: [u32; 2] = [2, 17];

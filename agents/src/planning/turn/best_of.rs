@@ -9,7 +9,7 @@ use crate::generate::{Generator, Live};
 use crate::planning::draft::Draft;
 use crate::planning::objective::Objective;
 use crate::planning::tree::NodeId;
-use crate::planning::trie::{Step, Trie};
+use crate::planning::trie::Trie;
 use crate::sampling::Sampling;
 
 /// Draws n turns and says the one with the best score.
@@ -113,20 +113,7 @@ impl TurnPlanner for BestOfPlanner {
         let mut trie = Trie::default();
         let mut found: Vec<(NodeId, f64)> = Vec::new();
         for (draft, terms) in drafts.iter().zip(&terms) {
-            let mut sum = 0.0;
-            let steps = draft
-                .turn()
-                .iter()
-                .zip(terms)
-                .map(|((token, logprob), term)| {
-                    sum += term;
-                    Step {
-                        action: *token,
-                        logprob: *logprob,
-                        sum,
-                    }
-                });
-            let node = trie.add_path(steps);
+            let node = trie.add_draft(draft, terms);
             let length = match self.score {
                 Objective::LengthNormalised => (terms.len() as f64).powf(self.length_penalty),
                 _ => 1.0,

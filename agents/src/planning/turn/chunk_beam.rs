@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::generate::Live;
 use crate::planning::draft::Draft;
 use crate::planning::objective::Objective;
-use crate::planning::trie::{Step, Trie};
+use crate::planning::trie::Trie;
 use crate::sampling::Sampling;
 
 /// Keeps the `width` beams with the highest log-ratio of the guiding pair, of `successors` drawn chunks each.
@@ -85,20 +85,8 @@ impl TurnPlanner for ChunkBeamPlanner {
             let turns: Vec<Vec<u32>> = drawn.iter().map(Draft::ids).collect();
             let ratios = models.guiding_ratios(&state, &turns)?;
             for (draft, ratios) in drawn.into_iter().zip(ratios) {
-                let mut sum = 0.0;
-                let steps = draft
-                    .turn()
-                    .iter()
-                    .zip(ratios)
-                    .map(|((token, logprob), ratio)| {
-                        sum += ratio;
-                        Step {
-                            action: *token,
-                            logprob: *logprob,
-                            sum,
-                        }
-                    });
-                let node = trie.add_path(steps);
+                let node = trie.add_draft(&draft, &ratios);
+                let sum = ratios.iter().sum();
                 if is_over(&draft) {
                     found.push((node, sum));
                 }
