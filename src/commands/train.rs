@@ -1,5 +1,6 @@
 //! `socratiq train`: a run from its config.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,10 +37,11 @@ pub(crate) fn train(options: &Options) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Ended::Interrupted => {
-            tracing::warn!(
-                "interrupted; everything is saved. Go on with: socratiq train {} --resume",
-                options.config.display()
-            );
+            let mut command = format!("socratiq train {}", options.config.display());
+            for setting in &options.overrides {
+                write!(command, " --set '{setting}'")?;
+            }
+            tracing::warn!("interrupted; everything is saved. Go on with: {command} --resume");
             Ok(ExitCode::from(130))
         }
     }
