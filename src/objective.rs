@@ -18,7 +18,7 @@ mod supervised;
 mod unpaired;
 pub mod weights;
 
-pub use config::{DmpoWeights, Kind, Kinds, Objective, Turns};
+pub use config::{DmpoWeights, Kind, Kinds, Objective, Turns, Weighted};
 pub use divergence::Divergence;
 pub use logistic::{log_one_minus_exp, log_sigmoid};
 pub use scores::{Group, Pairs, Scores, Side, Totals};

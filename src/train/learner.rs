@@ -99,14 +99,11 @@ impl Learner {
 
         let mut ahead = None;
         if objective.kind.any(Kind::couples_pairs) && parts.len() > 1 {
-            for part in &parts {
-                let logprobs = self.forward(part)?;
-                part.record(items, &logprobs, &mut outcome);
-            }
+            let divergence = self.sums(objective, items, &parts, live, true, &mut outcome)?;
             let all: Vec<&Item> = items.iter().collect();
             let sums = Sums {
                 policy: &outcome.policy,
-                divergence: &vec![0.0; outcome.policy.len()],
+                divergence: &divergence,
                 baseline: outcome.baseline,
             };
             ahead = Some(loss(objective, &all, sums, &totals)?);
@@ -168,18 +165,7 @@ impl Learner {
         let mut outcome = Outcome::new(items);
         outcome.baseline = self.baseline(objective, items, live)?;
         outcome.computed = parts.iter().map(|part| part.forest.batch.len()).sum();
-        let mut divergence = vec![0.0; outcome.policy.len()];
-        for part in &parts {
-            let logprobs =
-                self.policy
-                    .logprobs(&part.forest.batch, Adapters::On, &mut self.tape)?;
-            part.record(items, &logprobs, &mut outcome);
-            let snapshot = self.snapshot(objective, part, live)?;
-            let own = self.divergence(snapshot.as_ref(), part, live);
-            for (index, own) in part.completions.iter().zip(own) {
-                divergence[*index] = own;
-            }
-        }
+        let divergence = self.sums(objective, items, &parts, live, false, &mut outcome)?;
         let all: Vec<&Item> = items.iter().collect();
         let totals = totals(items);
         let sums = Sums {
@@ -210,6 +196,35 @@ impl Learner {
         self.gradients.check_flow(&self.policy)?;
         self.gradients.clear();
         Ok(Outcome::new(items).tokens)
+    }
+
+    /// Forward passes over all parts, with dropout if `to_train`: fills in the outcome's Σ w log π, and returns
+    /// the divergence of every completion.
+    fn sums(
+        &mut self,
+        objective: &Objective,
+        items: &[Item],
+        parts: &[Part],
+        live: Option<LiveReference<'_>>,
+        to_train: bool,
+        outcome: &mut Outcome,
+    ) -> Result<Vec<f64>> {
+        let mut divergence = vec![0.0; outcome.policy.len()];
+        for part in parts {
+            let logprobs = if to_train {
+                self.forward(part)?
+            } else {
+                let batch = &part.forest.batch;
+                self.policy.logprobs(batch, Adapters::On, &mut self.tape)?
+            };
+            part.record(items, &logprobs, outcome);
+            let snapshot = self.snapshot(objective, part, live)?;
+            let own = self.divergence(snapshot.as_ref(), part, live);
+            for (index, own) in part.completions.iter().zip(own) {
+                divergence[*index] = own;
+            }
+        }
+        Ok(divergence)
     }
 
     /// What the reference says of a part, if the objective measures divergences from it.

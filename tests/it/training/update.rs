@@ -2,7 +2,7 @@
 
 use socratiq::agents::model::{Decoder, Keep};
 use socratiq::envs::RunSeed;
-use socratiq::objective::{Kind, Kinds, Objective};
+use socratiq::objective::{Kind, Kinds, Objective, Weighted};
 use socratiq::train::example::{Completion, Example, Turn};
 use socratiq::train::learner::{Item, Learner, LiveReference};
 
@@ -53,8 +53,17 @@ fn model(number: usize, seed: u64) -> Decoder {
 
 #[test]
 fn an_updates_gradient_is_that_of_its_loss() {
-    for kind in [Kind::Dpo, Kind::Ipo, Kind::Tdpo1] {
-        let mut objective = Objective::new(kind);
+    // A loss that is taken over the whole update, beside one that measures divergences part by part.
+    let both =
+        [(Kind::Tdpo1, 1.0), (Kind::Aot, 0.5)].map(|(kind, weight)| Weighted { kind, weight });
+    for kind in [
+        Kinds::One(Kind::Dpo),
+        Kinds::One(Kind::Ipo),
+        Kinds::One(Kind::Tdpo1),
+        Kinds::Sum(both.to_vec()),
+    ] {
+        let mut objective = Objective::new(Kind::Dpo);
+        objective.kind = kind.clone();
         objective.beta = 0.5;
         let items: Vec<Item> = (0..3).map(|number| item(&objective, number)).collect();
         let reference = model(0, 1);
@@ -65,7 +74,7 @@ fn an_updates_gradient_is_that_of_its_loss() {
             let outcome = learner.accumulate(&objective, &items, live(), 0).unwrap();
             let evaluated = learner.evaluate(&objective, &items, live()).unwrap();
             assert!((outcome.loss - evaluated.loss).abs() < 1e-6, "{kind:?}");
-            if kind == Kind::Tdpo1 {
+            if kind == Kinds::One(Kind::Tdpo1) {
                 let plain = learner.evaluate(
                     &Objective {
                         kind: Kinds::One(Kind::Dpo),
