@@ -43,6 +43,7 @@ mod rope;
 #[cfg(test)]
 pub(crate) mod testing;
 mod token_logprob;
+mod totals;
 
 pub use activation::Activation;
 pub use adamw::{AdamWStep, adamw, sum_of_squares};

@@ -69,8 +69,24 @@ impl Heads {
 pub struct Span<'a> {
     /// The keys.
     pub keys: Keys<'a>,
-    /// The values, `[n, keys · dim]`.
+    /// The values, one row of `keys · dim` a token.
     pub values: Rows<'a>,
+    /// The place of the first token among keys and values. What is before it does not count.
+    pub lead: usize,
+    /// Tokens. What keys and values have beyond them does not count, but is finite.
+    pub len: usize,
+}
+
+impl<'a> Span<'a> {
+    /// Tokens whose keys and values are rows of matrices.
+    pub fn rows(keys: Rows<'a>, values: Rows<'a>) -> Self {
+        Self {
+            keys: Keys::Rows(keys),
+            values,
+            lead: 0,
+            len: values.len(),
+        }
+    }
 }
 
 /// The keys of some tokens.
@@ -124,15 +140,16 @@ thread_local! {
 /// `softmax(q kᵀ / √dim) v` for every job; `out` `[T, queries · dim]` and, where it is wanted, the logarithm
 /// of each softmax's denominator `[T, queries]`. T runs over the queries of all jobs in order.
 pub fn forward(heads: Heads, jobs: &[Job<'_>], out: &mut [f32], log_sums: Option<&mut [f32]>) {
+    // Head by head: branches of one sequence find what they share in the cache.
     let mut tasks = Vec::new();
-    let mut first_row = 0;
-    for job in jobs {
-        for rows in parallel::split(job.queries.len(), usize::MAX, QUERIES) {
-            for head in 0..heads.keys {
-                tasks.push((job, first_row, rows.clone(), head));
+    for head in 0..heads.keys {
+        let mut first_row = 0;
+        for job in jobs {
+            for rows in parallel::split(job.queries.len(), usize::MAX, QUERIES) {
+                tasks.push((job, first_row, rows, head));
             }
+            first_row += job.queries.len();
         }
-        first_row += job.queries.len();
     }
     let (out, log_sums) = (Parts::new(out), log_sums.map(Parts::new));
     parallel::run(tasks.len(), |index| {
@@ -317,8 +334,8 @@ struct Cursor {
 }
 
 impl Cursor {
-    /// The keys `[dim, 64]` and values `[64, padded]` at `base..base + 64`, zeros where the path is over: in
-    /// place where one span has them all, else copied into `memory`. Bases must not descend.
+    /// The keys `[dim, 64]` and values `[64, padded]` at `base..base + 64`: in place where one span has them all,
+    /// else copied into `memory`, with zeros where the path is over. Bases must not descend.
     #[inline(always)]
     fn block<'a>(
         &mut self,
@@ -329,21 +346,23 @@ impl Cursor {
         memory: [&'a mut Buffer; 2],
     ) -> [Right<'a>; 2] {
         let (padded, dim) = (heads.padded(), heads.dim);
-        let (first, offset) = (head * dim, base - self.start);
+        let first = head * dim;
+        self.seek(path, base);
         if let Some(span) = path.get(self.span)
-            && offset + KEYS <= span.values.len()
             && let Keys::Panels { data, width: LINE } = span.keys
             && padded == dim
-            && offset % LINE == 0
+            && let place = span.lead + base - self.start
+            && place % LINE == 0
+            && place + KEYS <= span.values.len()
+            && (self.start + span.len >= base + KEYS || self.span + 1 == path.len())
         {
-            self.skip(path, offset + KEYS);
             let panel = heads.keys * dim * LINE;
             let keys = Right {
-                data: &data[offset / LINE * panel + first * LINE..],
+                data: &data[place / LINE * panel + first * LINE..],
                 step: LINE,
                 group: panel,
             };
-            let values = &span.values.data[offset * span.values.stride + first..];
+            let values = &span.values.data[place * span.values.stride + first..];
             return [keys, Right::rows(values, span.values.stride)];
         }
         let [keys, values] = memory;
@@ -366,14 +385,16 @@ impl Cursor {
         let keys = keys.reuse(dim * KEYS);
         let values = values.reuse_zeroed(KEYS * padded);
         let mut filled = 0;
+        self.seek(path, base);
         while filled < KEYS
             && let Some(span) = path.get(self.span)
         {
             let offset = base + filled - self.start;
-            let here = (span.values.len() - offset).min(KEYS - filled);
+            let here = (span.len - offset).min(KEYS - filled);
+            let places = span.lead + offset..span.lead + offset + here;
             match span.keys {
                 Keys::Rows(rows) => {
-                    for (at, row) in (filled..).zip(offset..offset + here) {
+                    for (at, row) in (filled..).zip(places.clone()) {
                         let key = &rows.row(row)[columns.clone()];
                         for (into, key) in keys[at..].iter_mut().step_by(KEYS).zip(key) {
                             *into = *key;
@@ -381,30 +402,27 @@ impl Cursor {
                     }
                 }
                 Keys::Panels { data, width } => {
-                    let mut token = offset;
-                    while token < offset + here {
+                    let mut place = places.start;
+                    while place < places.end {
                         // The tokens that one panel has.
-                        let run = (width - token % width).min(offset + here - token);
-                        let start = token / width * heads.keys * dim * width + token % width;
-                        let at = filled + token - offset;
+                        let run = (width - place % width).min(places.end - place);
+                        let start = place / width * heads.keys * dim * width + place % width;
+                        let at = filled + place - places.start;
                         for (into, entry) in keys.chunks_exact_mut(KEYS).zip(columns.clone()) {
                             let from = &data[start + entry * width..][..run];
                             for (into, from) in into[at..].iter_mut().zip(from) {
                                 *into = *from;
                             }
                         }
-                        token += run;
+                        place += run;
                     }
                 }
             }
-            for (into, row) in values[filled * padded..]
-                .chunks_mut(padded)
-                .zip(offset..offset + here)
-            {
+            for (into, row) in values[filled * padded..].chunks_mut(padded).zip(places) {
                 into[..dim].copy_from_slice(&span.values.row(row)[columns.clone()]);
             }
             filled += here;
-            self.skip(path, offset + here);
+            self.seek(path, base + filled);
         }
         if filled < KEYS {
             for row in keys.chunks_exact_mut(KEYS) {
@@ -413,11 +431,12 @@ impl Cursor {
         }
     }
 
-    /// Goes on to the next span once `offset` tokens of this one are done.
-    fn skip(&mut self, path: &[Span<'_>], offset: usize) {
-        let len = path[self.span].values.len();
-        if offset == len {
-            self.start += len;
+    /// Goes on to the span that has `position`.
+    fn seek(&mut self, path: &[Span<'_>], position: usize) {
+        while let Some(span) = path.get(self.span)
+            && self.start + span.len <= position
+        {
+            self.start += span.len;
             self.span += 1;
         }
     }
@@ -496,9 +515,9 @@ impl WithSimd for Backward<'_> {
         let kv_width = heads.keys * dim;
         let spans: Vec<Span<'_>> = path
             .iter()
-            .map(|rows| Span {
-                keys: Keys::Rows(columns(q_width, kv_width).slice(rows.clone())),
-                values: columns(q_width + kv_width, kv_width).slice(rows.clone()),
+            .map(|rows| {
+                let of_rows = |start| columns(start, kv_width).slice(rows.clone());
+                Span::rows(of_rows(q_width), of_rows(q_width + kv_width))
             })
             .collect();
         let first: usize = path[..path.len() - 1].iter().map(Range::len).sum();
@@ -788,9 +807,9 @@ mod tests {
                     first_position: path[..path.len() - 1].iter().map(Range::len).sum(),
                     path: path
                         .iter()
-                        .map(|rows| Span {
-                            keys: Keys::Rows(columns(q, kv).slice(rows.clone())),
-                            values: columns(q + kv, kv).slice(rows.clone()),
+                        .map(|rows| {
+                            let of_rows = |start| columns(start, kv).slice(rows.clone());
+                            Span::rows(of_rows(q), of_rows(q + kv))
                         })
                         .collect(),
                 };
@@ -848,12 +867,18 @@ mod tests {
 
     #[test]
     fn results_do_not_depend_on_how_a_path_is_cut_or_how_many_queries_there_are() {
-        let heads = Heads {
-            queries: 4,
-            keys: 2,
-            dim: 16,
-            window: None,
-        };
+        // A short window begins after whole pieces of the path.
+        for window in [None, Some(9)] {
+            pieces_do_not_matter(Heads {
+                queries: 4,
+                keys: 2,
+                dim: 16,
+                window,
+            });
+        }
+    }
+
+    fn pieces_do_not_matter(heads: Heads) {
         let qkv = numbers(1, 153 * 8 * 16);
         let (out, _) = run(heads, &qkv);
         // The last query of the third segment alone, its path in other pieces and kept in panels.
@@ -870,16 +895,19 @@ mod tests {
             })
             .unzip();
         let count = keys.len() / 32;
-        // Panels of 32 entries and `width` tokens each.
-        let panels = |rows: Range<usize>, width: usize| -> Vec<f32> {
-            let mut panels = vec![0.0; rows.len().next_multiple_of(width) * 32];
-            for (token, row) in rows.enumerate() {
+        // Panels of 32 entries and `width` tokens each, and values, with room before and after the tokens.
+        let stored = |rows: &Range<usize>, width: usize, lead: usize| -> [Vec<f32>; 2] {
+            let places = (lead + rows.len()).next_multiple_of(width) + 4 * width;
+            let mut panels = vec![7.0; places * 32];
+            let mut in_rows = vec![7.0; places * 32];
+            for (place, row) in (lead..).zip(rows.clone()) {
                 for entry in 0..32 {
-                    panels[token / width * width * 32 + entry * width + token % width] =
+                    panels[place / width * width * 32 + entry * width + place % width] =
                         keys[row * 32 + entry];
+                    in_rows[place * 32 + entry] = values[row * 32 + entry];
                 }
             }
-            panels
+            [panels, in_rows]
         };
         for (width, cuts) in [
             (16, vec![count]),
@@ -887,6 +915,7 @@ mod tests {
             (16, vec![70, 1, count - 71]),
             (5, vec![3, 127, count - 130]),
             (16, vec![64, count - 64]),
+            (16, vec![37, count - 37]),
         ] {
             let mut start = 0;
             let ranges: Vec<Range<usize>> = cuts
@@ -896,16 +925,18 @@ mod tests {
                     start - length..start
                 })
                 .collect();
-            let pieces: Vec<Vec<f32>> = ranges
+            let pieces: Vec<[Vec<f32>; 2]> = ranges
                 .iter()
-                .map(|rows| panels(rows.clone(), width))
+                .map(|rows| stored(rows, width, rows.start % width))
                 .collect();
             let path = ranges
-                .into_iter()
+                .iter()
                 .zip(&pieces)
-                .map(|(rows, data)| Span {
+                .map(|(rows, [data, values])| Span {
                     keys: Keys::Panels { data, width },
-                    values: Rows::new(&values, 32).slice(rows),
+                    values: Rows::new(values, 32),
+                    lead: rows.start % width,
+                    len: rows.len(),
                 })
                 .collect();
             let job = Job {

@@ -13,6 +13,7 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::buffer::LINE;
 use super::parallel::{self, Parts};
+use super::totals::totals;
 
 /// A matrix in rows, possibly some columns of a wider one.
 #[derive(Clone, Copy, Debug)]
@@ -132,12 +133,32 @@ pub fn linear(x: Rows<'_>, weight: &[f32], bias: Option<&[f32]>, out: Target<'_>
         let tiles = Tiles {
             x,
             weight: &weight[range.start * width..range.end * width],
+            stored: Stored::of(&weight[range.start * width..], width),
             bias: bias.map(|bias| &bias[range.clone()]),
             first_output: range.start,
             out: &destination,
         };
         arch().dispatch(tiles);
     });
+}
+
+/// Where weights come from that are multiplied next, so that they can be fetched.
+#[derive(Clone, Copy)]
+pub(super) struct Stored {
+    start: *const u8,
+    bytes_per_row: usize,
+    numbers_per_line: usize,
+}
+
+impl Stored {
+    /// Rows of `width` numbers, which may be shorter than f32.
+    pub(super) fn of<T>(numbers: &[T], width: usize) -> Self {
+        Self {
+            start: numbers.as_ptr().cast(),
+            bytes_per_row: size_of::<T>() * width,
+            numbers_per_line: 4 * LINE / size_of::<T>(),
+        }
+    }
 }
 
 /// The instructions that this machine has.
@@ -191,6 +212,8 @@ impl<'a> Destination<'a> {
 pub(super) struct Tiles<'a> {
     pub(super) x: Rows<'a>,
     pub(super) weight: &'a [f32],
+    /// Those weights, and what follows them, as they are stored.
+    pub(super) stored: Stored,
     pub(super) bias: Option<&'a [f32]>,
     pub(super) first_output: usize,
     pub(super) out: &'a Destination<'a>,
@@ -265,14 +288,16 @@ impl Tiles<'_> {
         let activations = &self.x.data[row * stride..][..(X - 1) * stride + width];
         let (w, x) = (weights.as_ptr(), activations.as_ptr());
         let whole = width / S::F32_LANES;
-        let mut ahead = w.wrapping_add((W + fetch.start) * width);
+        let rows_ahead = output + W + fetch.start;
+        let mut ahead = (self.stored.start).wrapping_add(rows_ahead * self.stored.bytes_per_row);
 
         let mut sums = [[simd.splat_f32s(0.0); X]; W];
         for start in (0..whole).step_by(STEPS) {
             let steps = start..whole.min(start + STEPS);
-            for _ in 0..fetch.len() * steps.len() * S::F32_LANES / LINE {
+            let numbers = fetch.len() * steps.len() * S::F32_LANES;
+            for _ in 0..numbers / self.stored.numbers_per_line {
                 prefetch(ahead);
-                ahead = ahead.wrapping_add(LINE);
+                ahead = ahead.wrapping_add(4 * LINE);
             }
             let (from, to) = (steps.start * S::F32_LANES, steps.end * S::F32_LANES);
             // SAFETY: `to <= width`, so that all loads end inside `weights` and `activations`.
@@ -289,12 +314,7 @@ impl Tiles<'_> {
                 }
             }
         }
-        let mut values = [[0.0; W]; X];
-        for (index, sums) in sums.into_iter().enumerate() {
-            for (values, sum) in values.iter_mut().zip(sums) {
-                values[index] = simd.reduce_sum_f32s(sum);
-            }
-        }
+        let values = totals::<S, W, X>(simd, sums);
         for (offset, mut values) in values.into_iter().enumerate() {
             if let Some(bias) = self.bias {
                 for (value, bias) in values.iter_mut().zip(&bias[output..output + W]) {
@@ -352,7 +372,7 @@ unsafe fn load<S: Simd>(from: *const f32) -> S::f32s {
 
 /// Asks for the cache line at `address`, which may be anywhere.
 #[inline(always)]
-pub(super) fn prefetch(address: *const f32) {
+pub(super) fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

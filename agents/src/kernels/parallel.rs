@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use candle_core::utils::barrier_pool;
 
@@ -28,6 +29,19 @@ pub fn run(tasks: usize, task: impl Fn(usize) + Sync) {
         range.for_each(&task);
         IN_TASK.set(false);
     });
+}
+
+/// What `task` gives for each index below `tasks`, in order, computed on all threads.
+pub fn map<T: Send + Sync>(tasks: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let results: Vec<OnceLock<T>> = (0..tasks).map(|_| OnceLock::new()).collect();
+    run(tasks, |index| {
+        // Every index comes once.
+        let _ = results[index].set(task(index));
+    });
+    results
+        .into_iter()
+        .filter_map(OnceLock::into_inner)
+        .collect()
 }
 
 /// Cuts `0..len` into at most `parts` ranges whose lengths are multiples of `unit`, the last one excepted.
@@ -102,6 +116,15 @@ mod tests {
                 .iter()
                 .all(|count| count.load(Ordering::Relaxed) == 1)
         );
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_their_tasks() {
+        assert_eq!(
+            map(50, |index| 2 * index),
+            (0..50).map(|index| 2 * index).collect::<Vec<_>>()
+        );
+        assert!(map(0, |index| index).is_empty());
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! Weights that stay quantised: an affine map of small integers, block by block.
+//! Weights that stay as short as a file has them: quantised, or in half precision.
 //!
-//! Every block format of GGUF is such a map, `weight = scale · code + offset`, and is brought to one of two
-//! forms when it is read: codes of 4 bits or of 8. A product gives, to the last bit, what the dequantised
-//! weights would give.
+//! Quantised ones are an affine map of small integers, block by block. Every block format of GGUF is such a map,
+//! `weight = scale · code + offset`, and is brought to one of two forms when it is read: codes of 4 bits or of 8.
+//! Numbers in half precision are their own codes. A product gives, to the last bit, what the weights in f32 would
+//! give.
 
-use half::f16;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 
 use super::buffer::Buffer;
-use super::linear::{Destination, Rows, Target, Tiles, arch};
+use super::linear::{Destination, Rows, Stored, Target, Tiles, arch};
 use super::parallel;
 
 /// A matrix of quantised weights, in rows.
@@ -20,19 +21,23 @@ pub struct Quantised {
     /// Numbers per block.
     block: usize,
     codes: Codes,
-    /// One per block.
+    /// One per block; none for numbers in half precision.
     scales: Scales,
     /// One per block; 0 where there are none.
     offsets: Option<Scales>,
 }
 
-/// The integers.
+/// The integers, or the numbers themselves.
 #[derive(Clone, Debug)]
 pub enum Codes {
     /// 0 to 15, two in a byte: of each 32, the first 16 in the low halves and the others in the high halves.
     Four(Vec<u8>),
     /// −128 to 127.
     Eight(Vec<i8>),
+    /// Numbers in half precision, IEEE's.
+    Half(Vec<f16>),
+    /// Numbers in half precision, the first half of an f32.
+    Brain(Vec<bf16>),
 }
 
 /// Scales or offsets, as precise as the file has them.
@@ -45,18 +50,46 @@ pub enum Scales {
 }
 
 impl Codes {
-    fn fours(&self) -> Option<&Vec<u8>> {
+    /// How many numbers there are.
+    fn len(&self) -> usize {
         match self {
-            Self::Four(codes) => Some(codes),
-            Self::Eight(_) => None,
+            Self::Four(codes) => 2 * codes.len(),
+            Self::Eight(codes) => codes.len(),
+            Self::Half(codes) => codes.len(),
+            Self::Brain(codes) => codes.len(),
         }
     }
 
-    fn eights(&self) -> Option<&Vec<i8>> {
+    fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Eight(codes) => Some(codes),
-            Self::Four(_) => None,
+            Self::Four(codes) => codes,
+            Self::Eight(codes) => bytemuck::cast_slice(codes),
+            Self::Half(codes) => bytemuck::cast_slice(codes.reinterpret_cast()),
+            Self::Brain(codes) => bytemuck::cast_slice(codes.reinterpret_cast()),
         }
+    }
+
+    /// All in one, where they are of one kind.
+    fn joined(parts: &[&Self]) -> Option<Self> {
+        fn join<'a, T: Copy + 'a>(
+            parts: &[&'a Codes],
+            of: impl Fn(&'a Codes) -> Option<&'a Vec<T>>,
+        ) -> Option<Vec<T>> {
+            let parts: Option<Vec<&Vec<T>>> = parts.iter().map(|part| of(part)).collect();
+            Some(parts?.into_iter().flatten().copied().collect())
+        }
+        macro_rules! all {
+            ($($kind:ident),*) => {
+                match parts.first()? {
+                    $(Self::$kind(_) => join(parts, |part| match part {
+                        Self::$kind(codes) => Some(codes),
+                        _ => None,
+                    })
+                    .map(Self::$kind),)*
+                }
+            };
+        }
+        all!(Four, Eight, Half, Brain)
     }
 }
 
@@ -104,10 +137,7 @@ const TILE: usize = 6;
 impl Quantised {
     /// Shows `visit` everything that it is made of.
     pub fn visit_bytes(&self, visit: &mut dyn FnMut(&[u8])) {
-        match &self.codes {
-            Codes::Four(codes) => visit(codes),
-            Codes::Eight(codes) => visit(bytemuck::cast_slice(codes)),
-        }
+        visit(self.codes.as_bytes());
         for scales in [Some(&self.scales), self.offsets.as_ref()]
             .into_iter()
             .flatten()
@@ -132,21 +162,18 @@ impl Quantised {
         scales: Scales,
         offsets: Option<Scales>,
     ) -> Self {
-        let count = match &codes {
-            Codes::Four(codes) => 2 * codes.len(),
-            Codes::Eight(codes) => codes.len(),
-        };
+        let count = codes.len();
         let blocks = offsets.as_ref().map_or(scales.len(), Scales::len);
         assert!(
             width.is_multiple_of(block)
-                && count % width == 0
+                && count.is_multiple_of(width)
                 && scales.len() * block == count
                 && blocks == scales.len(),
             "{count} codes in rows of {width} and blocks of {block} have {} scales and {blocks} offsets",
             scales.len()
         );
         assert!(
-            matches!(codes, Codes::Eight(_)) || block == 32,
+            !matches!(codes, Codes::Four(_)) || block == 32,
             "4-bit codes come in blocks of 32"
         );
         Self {
@@ -158,6 +185,18 @@ impl Quantised {
         }
     }
 
+    /// A matrix of rows of `width` numbers in half precision.
+    pub fn half(width: usize, codes: Codes) -> Self {
+        debug_assert!(matches!(codes, Codes::Half(_) | Codes::Brain(_)));
+        Self {
+            width,
+            block: width,
+            codes,
+            scales: Scales::Single(Vec::new()),
+            offsets: None,
+        }
+    }
+
     /// K: numbers per row.
     pub fn width(&self) -> usize {
         self.width
@@ -165,16 +204,14 @@ impl Quantised {
 
     /// N: rows.
     pub fn rows(&self) -> usize {
-        self.scales.len() * self.block / self.width
+        self.codes.len() / self.width
     }
 
     /// Memory in bytes.
     pub fn bytes(&self) -> usize {
-        let codes = match &self.codes {
-            Codes::Four(codes) => codes.len(),
-            Codes::Eight(codes) => codes.len(),
-        };
-        codes + self.scales.bytes() + self.offsets.as_ref().map_or(0, Scales::bytes)
+        self.codes.as_bytes().len()
+            + self.scales.bytes()
+            + self.offsets.as_ref().map_or(0, Scales::bytes)
     }
 
     /// The rows of all `parts` in one matrix, where they are quantised alike; else the parts again.
@@ -202,15 +239,11 @@ impl Quantised {
             {
                 return None;
             }
-            let fours: Option<Vec<&Vec<u8>>> =
-                parts.iter().map(|part| part.codes.fours()).collect();
-            let eights: Option<Vec<&Vec<i8>>> =
-                parts.iter().map(|part| part.codes.eights()).collect();
-            let codes = match (fours, eights) {
-                (Some(fours), _) => Codes::Four(join(&fours)),
-                (_, Some(eights)) => Codes::Eight(join(&eights)),
-                (None, None) => return None,
-            };
+            let codes: Vec<&Codes> = parts.iter().map(|part| &part.codes).collect();
+            let codes = Codes::joined(&codes)?;
+            if let Codes::Half(_) | Codes::Brain(_) = codes {
+                return Some(Self::half(width, codes));
+            }
             let offsets: Vec<&Scales> = parts
                 .iter()
                 .filter_map(|part| part.offsets.as_ref())
@@ -246,6 +279,8 @@ impl Quantised {
             codes: match &self.codes {
                 Codes::Four(codes) => Codes::Four(rows(codes, order, count)),
                 Codes::Eight(codes) => Codes::Eight(rows(codes, order, count)),
+                Codes::Half(codes) => Codes::Half(rows(codes, order, count)),
+                Codes::Brain(codes) => Codes::Brain(rows(codes, order, count)),
             },
             scales: scales(&self.scales),
             offsets: self.offsets.as_ref().map(scales),
@@ -260,6 +295,17 @@ impl Quantised {
 
     #[inline(always)]
     fn dequantise(&self, row: usize, into: &mut [f32]) {
+        let numbers = row * self.width..(row + 1) * self.width;
+        match &self.codes {
+            Codes::Half(codes) => return codes[numbers].convert_to_f32_slice(into),
+            Codes::Brain(codes) => {
+                for (into, code) in into.iter_mut().zip(&codes[numbers]) {
+                    *into = f32::from_bits(u32::from(code.to_bits()) << 16);
+                }
+                return;
+            }
+            Codes::Four(_) | Codes::Eight(_) => {}
+        }
         let blocks = self.width / self.block;
         let (mut scales, mut offsets) = ([0.0_f32; 64], [0.0_f32; 64]);
         for first in (0..blocks).step_by(64) {
@@ -268,6 +314,15 @@ impl Quantised {
             self.scales.read(at, &mut scales[..count]);
             if let Some(source) = &self.offsets {
                 source.read(at, &mut offsets[..count]);
+            }
+            #[cfg(target_arch = "x86_64")]
+            if let Codes::Four(codes) = &self.codes
+                && avx512::is_here()
+            {
+                let into = &mut into[first * self.block..][..count * self.block];
+                // SAFETY: the processor has the instructions.
+                unsafe { avx512::look_up(&codes[at * self.block / 2..], &scales, &offsets, into) };
+                continue;
             }
             for index in 0..count {
                 let (scale, offset) = (scales[index], offsets[index]);
@@ -288,6 +343,7 @@ impl Quantised {
                             *into = f32::from(*code) * scale + offset;
                         }
                     }
+                    Codes::Half(_) | Codes::Brain(_) => {}
                 }
             }
         }
@@ -312,6 +368,17 @@ impl Quantised {
         });
     }
 
+    /// The rows from `row` on as they are stored. Four bits are fetched as if they were eight: a tile too far.
+    fn stored(&self, row: usize) -> Stored {
+        let start = row * self.width;
+        match &self.codes {
+            Codes::Four(codes) => Stored::of(&codes[start / 2..], self.width / 2),
+            Codes::Eight(codes) => Stored::of(&codes[start..], self.width),
+            Codes::Half(codes) => Stored::of(&codes[start..], self.width),
+            Codes::Brain(codes) => Stored::of(&codes[start..], self.width),
+        }
+    }
+
     /// The outputs `range` of one row, dequantising in registers; false where this machine cannot.
     #[cfg(target_arch = "x86_64")]
     fn one_row(
@@ -321,12 +388,11 @@ impl Quantised {
         range: std::ops::Range<usize>,
         out: &Destination<'_>,
     ) -> bool {
-        static CAN: std::sync::LazyLock<bool> =
-            std::sync::LazyLock::new(|| pulp::x86::V4::try_new().is_some());
-        if !*CAN || !self.block.is_multiple_of(16) {
+        let in_blocks = matches!(self.codes, Codes::Four(_) | Codes::Eight(_));
+        if !avx512::is_here() || !in_blocks || !self.block.is_multiple_of(16) {
             return false;
         }
-        // SAFETY: the processor has the instructions, as was found out above.
+        // SAFETY: the processor has the instructions.
         unsafe {
             avx512::one_row(self, x, bias, range, out);
         }
@@ -364,6 +430,7 @@ impl WithSimd for DequantisedTiles<'_> {
             let tiles = Tiles {
                 x,
                 weight: &weight[..rows.len() * width],
+                stored: matrix.stored(first),
                 bias: bias.map(|bias| &bias[rows.clone()]),
                 first_output: first,
                 out,
@@ -381,13 +448,14 @@ mod avx512 {
     //! converted. The terms of a sum are added as in the tiles: sixteen lanes, in order.
 
     use std::arch::x86_64::{
-        __m128i, __m512, _mm_loadu_si128, _mm256_maskz_loadu_epi16, _mm512_add_ps,
+        __m128i, __m512, __m512i, _mm_loadu_si128, _mm256_maskz_loadu_epi16, _mm512_add_ps,
         _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
         _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_mul_ps,
         _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setr_ps,
-        _mm512_setzero_ps, _mm512_srli_epi32,
+        _mm512_setzero_ps, _mm512_srli_epi32, _mm512_storeu_ps,
     };
     use std::ops::Range;
+    use std::sync::LazyLock;
 
     use super::super::linear::{Destination, prefetch};
     use super::{Codes, Quantised, Scales};
@@ -399,8 +467,55 @@ mod avx512 {
     /// Their scales, or offsets.
     type Factors = [[f32; BLOCKS]; ROWS];
 
+    /// Whether the processor has the instructions.
+    pub(super) fn is_here() -> bool {
+        static IS_HERE: LazyLock<bool> = LazyLock::new(|| pulp::x86::V4::try_new().is_some());
+        *IS_HERE
+    }
+
+    /// The numbers of consecutive 4-bit blocks.
+    ///
     /// # Safety
     /// The processor must have AVX-512 F, BW, DQ and VL.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
+    pub(super) unsafe fn look_up(codes: &[u8], scales: &[f32], offsets: &[f32], into: &mut [f32]) {
+        let digits = digits();
+        let blocks = into.as_chunks_mut::<32>().0.iter_mut();
+        let blocks = blocks.zip(codes.as_chunks::<16>().0);
+        for ((into, codes), (scale, offset)) in blocks.zip(scales.iter().zip(offsets)) {
+            let [scale, offset] = [scale, offset].map(|x| _mm512_set1_ps(*x));
+            let values = _mm512_add_ps(_mm512_mul_ps(digits, scale), offset);
+            // SAFETY: a block has 16 codes and 32 numbers.
+            unsafe {
+                let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.as_ptr().cast()));
+                let (low, high) = halves(wide, values);
+                _mm512_storeu_ps(into.as_mut_ptr(), low);
+                _mm512_storeu_ps(into.as_mut_ptr().add(16), high);
+            }
+        }
+    }
+
+    /// 0 to 15.
+    #[target_feature(enable = "avx512f")]
+    fn digits() -> __m512 {
+        _mm512_setr_ps(
+            0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
+        )
+    }
+
+    /// What the low and the high halves of sixteen bytes stand for.
+    #[target_feature(enable = "avx512f")]
+    fn halves(wide: __m512i, values: __m512) -> (__m512, __m512) {
+        // The look-up takes the lowest four bits of each lane and ignores the others.
+        let low = _mm512_permutexvar_ps(wide, values);
+        (
+            low,
+            _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(wide), values),
+        )
+    }
+
+    /// # Safety
+    /// As [`look_up`].
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,fma,f16c")]
     pub(super) unsafe fn one_row(
         matrix: &Quantised,
@@ -464,6 +579,8 @@ mod avx512 {
                                     let stride = (width, block);
                                     eight::<1>(&codes[column..], stride, &scales, &offsets, x, sum);
                                 },
+                                // They have no blocks, and do not come here.
+                                Codes::Half(_) | Codes::Brain(_) => {}
                             }
                         }
                     }
@@ -515,9 +632,7 @@ mod avx512 {
     ) {
         let (stride, blocks) = (width / 2, (x.len() / 32).min(BLOCKS));
         let codes = codes[..(R - 1) * stride + blocks * 16].as_ptr();
-        let digits = _mm512_setr_ps(
-            0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
-        );
+        let digits = digits();
         let mut partial = [_mm512_setzero_ps(); R];
         partial.copy_from_slice(&sums[..R]);
         for block in 0..blocks {
@@ -534,9 +649,7 @@ mod avx512 {
                     let values = _mm512_add_ps(_mm512_mul_ps(digits, scale), offset);
                     let at = codes.add(row * stride + block * 16);
                     let wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast::<__m128i>()));
-                    // The look-up takes the lowest four bits of each lane and ignores the others.
-                    let low = _mm512_permutexvar_ps(wide, values);
-                    let high = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(wide), values);
+                    let (low, high) = halves(wide, values);
                     *sum = _mm512_fmadd_ps(low, low_x, *sum);
                     *sum = _mm512_fmadd_ps(high, high_x, *sum);
                 }
@@ -605,6 +718,7 @@ mod tests {
         let codes: Vec<i8> = bytes.iter().map(|byte| *byte as i8).collect();
         let four = || Codes::Four(bytes[..rows * width / 2].to_vec());
         let eight = || Codes::Eight(codes.clone());
+        let singles = || numbers(1, rows * width).into_iter();
         let scales = |block: usize| numbers(2, rows * width / block);
         let offsets = |block: usize| numbers(3, rows * width / block);
         vec![
@@ -619,6 +733,8 @@ mod tests {
                 Some(Scales::Single(offsets(32))),
             ),
             Quantised::new(width, 16, eight(), Scales::Single(scales(16)), None),
+            Quantised::half(width, Codes::Half(singles().map(f16::from_f32).collect())),
+            Quantised::half(width, Codes::Brain(singles().map(bf16::from_f32).collect())),
         ]
     }
 
@@ -646,6 +762,54 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_number_is_its_code_times_the_scale_plus_the_offset() {
+        let (rows, width) = (3, 32 * 67);
+        for matrix in matrices(rows, width).into_iter().take(5) {
+            let block = matrix.block;
+            let code = |number: usize| match &matrix.codes {
+                Codes::Four(codes) => {
+                    let pair = codes[number / 32 * 16 + number % 16];
+                    f32::from(if number % 32 < 16 {
+                        pair & 15
+                    } else {
+                        pair >> 4
+                    })
+                }
+                Codes::Eight(codes) => f32::from(codes[number]),
+                _ => unreachable!("half precision comes last"),
+            };
+            let factor = |scales: &Scales, number: usize| {
+                let mut factor = [0.0];
+                scales.read(number / block, &mut factor);
+                factor[0]
+            };
+            let expected: Vec<f32> = (0..rows * width)
+                .map(|number| {
+                    let offset = matrix.offsets.as_ref().map_or(0.0, |o| factor(o, number));
+                    code(number) * factor(&matrix.scales, number) + offset
+                })
+                .collect();
+            assert_eq!(dequantised(&matrix), expected);
+        }
+    }
+
+    #[test]
+    fn half_precision_is_read_as_it_is_defined() {
+        let values = numbers(1, 7 * 33);
+        let half = Codes::Half(values.iter().map(|x| f16::from_f32(*x)).collect());
+        let brain = Codes::Brain(values.iter().map(|x| bf16::from_f32(*x)).collect());
+        let of = |round: fn(f32) -> f32| values.iter().map(|x| round(*x)).collect::<Vec<_>>();
+        assert_eq!(
+            dequantised(&Quantised::half(33, half)),
+            of(|x| f16::from_f32(x).to_f32())
+        );
+        assert_eq!(
+            dequantised(&Quantised::half(33, brain)),
+            of(|x| bf16::from_f32(x).to_f32())
+        );
     }
 
     #[test]

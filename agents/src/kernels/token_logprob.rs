@@ -231,14 +231,28 @@ pub fn divergences_backward(
 
 /// `log Σ e^x`, −∞ or not a number where the numbers are not.
 pub fn log_sum_exp(values: &[f32]) -> f32 {
-    let mut memory = values.to_vec();
-    let mut sums = [0.0; 2];
-    arch().dispatch(SoftmaxParts {
-        logits: &mut memory,
-        width: values.len().max(1),
-        sums: &mut sums,
-    });
-    sums[0] + sums[1].ln()
+    arch().dispatch(LogSumExp(values))
+}
+
+struct LogSumExp<'a>(&'a [f32]);
+
+impl WithSimd for LogSumExp<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f32 {
+        let highest = lanes::highest(simd, self.0);
+        let mut weights = [0.0; 1024];
+        let mut sum = 0.0;
+        for values in self.0.chunks(weights.len()) {
+            let weights = &mut weights[..values.len()];
+            for (weight, value) in weights.iter_mut().zip(values) {
+                *weight = exp(*value - highest);
+            }
+            sum += lanes::sum(simd, weights);
+        }
+        highest + sum.ln()
+    }
 }
 
 /// Of every row of logits, which are lost: the highest, and `Σ e^(logit − highest)`.

@@ -34,10 +34,16 @@ pub struct Cache {
 
 /// Consecutive tokens' keys and values: of every layer the keys in panels of 16 tokens, one column a token, then
 /// the values `[capacity, width]`, one row a token.
+///
+/// Panels begin at multiples of 16 of the tokens' positions, whatever the first one's is, so that attention reads
+/// them where they are.
 #[derive(Debug, Default)]
 struct Segment {
     /// Tokens.
     len: usize,
+    /// Places that are left free before the first of them.
+    lead: usize,
+    /// Places.
     capacity: usize,
     layers: usize,
     /// Entries of k, and of v, of a token.
@@ -72,33 +78,45 @@ impl Segment {
                 data: &self.data[keys..values],
                 width: self.panel(),
             },
-            values: Rows::new(&self.data[values..values + len * self.width], self.width),
+            values: Rows::new(
+                &self.data[values..values + self.capacity * self.width],
+                self.width,
+            ),
+            lead: self.lead,
+            len,
         }
     }
 
     /// Writes a token's keys and values of a layer.
     fn write(&mut self, layer: usize, token: usize, keys: &[f32], values: &[f32]) {
         let ((keys_start, values_start), panel) = (self.starts(layer), self.panel());
-        let start = keys_start + token / panel * panel * self.width + token % panel;
+        let place = self.lead + token;
+        let start = keys_start + place / panel * panel * self.width + place % panel;
         for (into, key) in self.data[start..].iter_mut().step_by(panel).zip(keys) {
             *into = *key;
         }
-        self.data[values_start + token * self.width..][..self.width].copy_from_slice(values);
+        self.data[values_start + place * self.width..][..self.width].copy_from_slice(values);
     }
 
     /// Makes room for `count` more tokens: exactly so many at first, because a branch of a tree often has
-    /// one, and twice as many as before later.
-    fn reserve(&mut self, count: usize) {
-        let wanted = self.len + count;
+    /// one, and twice as many as before later. The first token of all is at position `start`.
+    fn reserve(&mut self, count: usize, start: usize) {
+        let wanted = self.lead + self.len + count;
         if wanted <= self.capacity {
             return;
         }
-        let capacity = match self.capacity {
-            0 if wanted < PANEL => wanted,
-            capacity => wanted.max(2 * capacity).next_multiple_of(PANEL),
+        let (lead, capacity) = if self.capacity == 0 && wanted < PANEL {
+            (0, wanted)
+        } else {
+            // Up to the end of a block of attention.
+            let (lead, wanted) = (start % PANEL, self.len + count);
+            let places = (lead + wanted).max(2 * self.capacity);
+            let first = start - lead;
+            (lead, (first + places).next_multiple_of(BLOCK) - first)
         };
         let mut grown = Self {
             len: self.len,
+            lead,
             capacity,
             layers: self.layers,
             width: self.width,
@@ -107,31 +125,42 @@ impl Segment {
         for layer in 0..self.layers {
             let ((from_keys, from_values), (keys, values)) =
                 (self.starts(layer), grown.starts(layer));
-            let count = self.len * self.width;
-            grown.data[values..values + count]
-                .copy_from_slice(&self.data[from_values..from_values + count]);
             if self.panel() == PANEL {
-                let count = self.len.next_multiple_of(PANEL) * self.width;
+                let count = (self.lead + self.len).next_multiple_of(PANEL) * self.width;
                 grown.data[keys..keys + count]
                     .copy_from_slice(&self.data[from_keys..from_keys + count]);
+                let count = (self.lead + self.len) * self.width;
+                grown.data[values..values + count]
+                    .copy_from_slice(&self.data[from_values..from_values + count]);
             } else {
-                // One panel of fewer tokens, which becomes the beginning of a whole one.
-                let rows = self.data[from_keys..].chunks_exact(self.panel().max(1));
-                for (into, from) in grown.data[keys..]
-                    .chunks_exact_mut(PANEL)
-                    .zip(rows)
-                    .take(self.width)
-                {
-                    into[..self.len].copy_from_slice(&from[..self.len]);
-                }
+                grown.copy(layer, 0, self);
             }
         }
         *self = grown;
+    }
+
+    /// Writes what `other` has of a layer from `token` on.
+    fn copy(&mut self, layer: usize, token: usize, other: &Self) {
+        let ((keys, values), panel, width) = (other.starts(layer), other.panel(), other.width);
+        let mut column = vec![0.0; width];
+        for from in 0..other.len {
+            let place = other.lead + from;
+            let keys = &other.data[keys + place / panel * panel * width + place % panel..];
+            for (into, key) in column.iter_mut().zip(keys.iter().step_by(panel)) {
+                *into = *key;
+            }
+            let row = &other.data[values + place * width..][..width];
+            self.write(layer, token + from, &column, row);
+        }
     }
 }
 
 /// Tokens per panel of keys, the width of a register.
 const PANEL: usize = 16;
+/// Tokens per block of attention.
+const BLOCK: usize = 64;
+/// Segments of fewer tokens are merged where there are many.
+const SHORT: usize = 2 * BLOCK;
 
 impl Cache {
     /// A cache of no tokens for `decoder`.
@@ -196,7 +225,29 @@ impl Cache {
                 }
             }
         }
-        self.own.reserve(count);
+        if self.own.len == 0 {
+            self.merge(count);
+        }
+        self.own.reserve(count, self.len - self.own.len);
+    }
+
+    /// Copies the last segments into one where they are many and short, as along a beam: attention would copy them
+    /// each time. A path of n tokens is copied n / 16 times at most, in stretches of no more than [`SHORT`].
+    fn merge(&mut self, count: usize) {
+        let short = |segment: &&Arc<Segment>| segment.len < SHORT;
+        let segments = self.shared.iter().rev().take_while(short).count();
+        if segments < PANEL {
+            return;
+        }
+        let tail = self.shared.split_off(self.shared.len() - segments);
+        let tokens: usize = tail.iter().map(|segment| segment.len).sum();
+        self.own.reserve(tokens + count, self.len - tokens);
+        for segment in &tail {
+            for layer in 0..self.own.layers {
+                self.own.copy(layer, self.own.len, segment);
+            }
+            self.own.len += segment.len;
+        }
     }
 
     /// Writes keys and values of a layer for tokens that room was made for; they count after

@@ -24,7 +24,7 @@ pub(crate) trait TensorFile {
     /// [`AgentError::Weight`] when it is missing, of another shape, or of a kind that is not supported.
     fn read(&self, name: &str, shape: &[usize], into: &mut [f32]) -> Result<()>;
 
-    /// The tensor as it is, if it is quantised.
+    /// The tensor as it is, if it is quantised or in half precision.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -104,7 +104,8 @@ impl FileSource<'_> {
             let name = self.found(&format!("{}{suffix}", source.module));
             (name, [&[source.rows.len()], &shape[1..]].concat())
         };
-        if self.keep_quantised && shape.len() == 2 {
+        let transposed = sources.iter().any(|source| source.form == Form::Transposed);
+        if self.keep_quantised && shape.len() == 2 && !transposed {
             let mut matrices = Vec::new();
             for source in sources {
                 let (name, shape) = of(source);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::batch::Batch;
 use super::decoder::Decoder;
 use super::layer::LayerTape;
-use crate::kernels::attention::{self, Job, Keys, Span};
+use crate::kernels::attention::{self, Job, Span};
 use crate::kernels::{Angles, Rows};
 
 /// Who sees whom in a batch, and at which angles.
@@ -51,9 +51,9 @@ impl Geometry {
                     first_position: *first_position,
                     path: path
                         .iter()
-                        .map(|rows| Span {
-                            keys: Keys::Rows(columns(q, kv).slice(rows.clone())),
-                            values: columns(q + kv, kv).slice(rows.clone()),
+                        .map(|rows| {
+                            let of_rows = |start| columns(start, kv).slice(rows.clone());
+                            Span::rows(of_rows(q), of_rows(q + kv))
                         })
                         .collect(),
                 })

@@ -12,10 +12,10 @@ use super::names::Format;
 use super::save::read_adapter_config;
 use crate::error::Result;
 
-/// What becomes of weights that a file has quantised.
+/// What becomes of weights that a file has quantised, or in half precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
-    /// They stay so, and are frozen.
+    /// They stay so, and are frozen. Numbers are those of f32, to the last bit.
     Quantised,
     /// They become f32, and can be trained.
     Whole,
@@ -85,7 +85,7 @@ impl Decoder {
         let mut source = FileSource {
             file: &SafetensorsFolder::open(path, "model")?,
             format: Format::HuggingFace,
-            keep_quantised: false,
+            keep_quantised: weights == Weights::Quantised,
         };
         Self::load(config, &mut source)
     }

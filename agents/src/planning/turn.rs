@@ -23,7 +23,7 @@ use super::objective::Objective;
 use super::tree::Tree;
 use crate::error::{AgentError, Result};
 use crate::generate::{Finish, Generator, Live};
-use crate::kernels::log_sum_exp;
+use crate::kernels::{log_sum_exp, parallel};
 use crate::model::{Batch, Tape};
 
 /// Writes one turn of an agent with a local model. The canonical use:
@@ -178,12 +178,24 @@ impl<'a> LogProbs<'a> {
         }
     }
 
+    /// The rows of `logits`, each with its `count` likeliest tokens.
+    fn rows(logits: &'a [f32], vocabulary: usize, count: usize) -> Result<Vec<(Self, Vec<u32>)>> {
+        let rows = parallel::map(logits.len() / vocabulary, |row| {
+            let row = Self::new(&logits[row * vocabulary..][..vocabulary])?;
+            Ok((row, row.likeliest(count)))
+        });
+        rows.into_iter().collect()
+    }
+
     fn of(self, token: u32) -> f64 {
         f64::from(self.logits[token as usize]) - self.normaliser
     }
 
     /// The `count` likeliest tokens, the likeliest first, equally likely ones by id.
     fn likeliest(self, count: usize) -> Vec<u32> {
+        if count == 0 {
+            return Vec::new();
+        }
         // A heap of a few on top of one pass: most logits fail the first comparison.
         let mut best: Vec<(f32, u32)> = Vec::with_capacity(count + 1);
         let mut least = f32::NEG_INFINITY;

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
-use half::{bf16, f16};
 use memmap2::Mmap;
 
-use super::quants::{is_quantised, unpack};
+use super::quants::{is_packed, unpack};
 use super::{TensorFile, bad_file, bad_tensor};
 use crate::error::{AgentError, Result};
 use crate::kernels::Quantised;
@@ -225,19 +224,12 @@ impl TensorFile for GgufFile {
             return Ok(());
         }
         let bytes = self.bytes(name)?;
-        let halves = |convert: fn([u8; 2]) -> f32, into: &mut [f32]| {
-            for (into, from) in into.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                *into = convert(*from);
-            }
-        };
         match self.content.tensor_infos[name].ggml_dtype {
             GgmlDType::F32 => {
                 for (into, from) in into.iter_mut().zip(bytes.as_chunks::<4>().0) {
                     *into = f32::from_le_bytes(*from);
                 }
             }
-            GgmlDType::F16 => halves(|b| f16::from_le_bytes(b).to_f32(), into),
-            GgmlDType::BF16 => halves(|b| bf16::from_le_bytes(b).to_f32(), into),
             other => {
                 return Err(bad_tensor(
                     self.place(),
@@ -263,7 +255,7 @@ impl TensorFile for GgufFile {
             )));
         }
         let dtype = info.ggml_dtype;
-        if !is_quantised(dtype) {
+        if !is_packed(dtype) {
             return Ok(None);
         }
         let width = *shape.last().unwrap_or(&0);

@@ -1,15 +1,16 @@
-//! The block formats of GGUF, as codes with scales and offsets.
+//! The block formats of GGUF, as codes with scales and offsets, and half precision.
 //!
 //! The layouts are those of ggml's `ggml-common.h`. Blocks of 256 numbers ("K-quants") hold smaller blocks
 //! with a scale, and perhaps an offset, of their own.
 
 use candle_core::quantized::GgmlDType;
 use half::f16;
+use half::vec::HalfBitsVecExt;
 
 use crate::kernels::{Codes, Quantised, Scales};
 
 /// Whether a type is one of those that [`unpack`] knows.
-pub(crate) fn is_quantised(dtype: GgmlDType) -> bool {
+pub(crate) fn is_packed(dtype: GgmlDType) -> bool {
     matches!(
         dtype,
         GgmlDType::Q4_0
@@ -22,11 +23,29 @@ pub(crate) fn is_quantised(dtype: GgmlDType) -> bool {
             | GgmlDType::Q4K
             | GgmlDType::Q5K
             | GgmlDType::Q6K
+            | GgmlDType::F16
+            | GgmlDType::BF16
     )
 }
 
-/// The matrix in `bytes`, in rows of `width` numbers; none for a type that is no block format.
+/// The matrix in `bytes`, in rows of `width` numbers; none for other types than [`is_packed`]'s.
 pub(crate) fn unpack(dtype: GgmlDType, bytes: &[u8], width: usize) -> Option<Quantised> {
+    let bits = bytes.as_chunks::<2>().0.iter();
+    let bits = bits.map(|bits| u16::from_le_bytes(*bits));
+    match dtype {
+        GgmlDType::F16 => {
+            let codes = Codes::Half(bits.collect::<Vec<_>>().reinterpret_into());
+            Some(Quantised::half(width, codes))
+        }
+        GgmlDType::BF16 => {
+            let codes = Codes::Brain(bits.collect::<Vec<_>>().reinterpret_into());
+            Some(Quantised::half(width, codes))
+        }
+        _ => unpack_blocks(dtype, bytes, width),
+    }
+}
+
+fn unpack_blocks(dtype: GgmlDType, bytes: &[u8], width: usize) -> Option<Quantised> {
     let mut out = Unpacked::default();
     let blocks = bytes.chunks_exact(dtype.type_size());
     match dtype {
@@ -225,8 +244,10 @@ mod tests {
             GgmlDType::Q4K,
             GgmlDType::Q5K,
             GgmlDType::Q6K,
+            GgmlDType::F16,
+            GgmlDType::BF16,
         ] {
-            assert!(is_quantised(dtype));
+            assert!(is_packed(dtype));
             let quantised = QTensor::quantize(&tensor, dtype)?;
             let bytes = quantised.data()?;
             let again = qtensor_from_ggml(dtype, &bytes, vec![rows, width], &Device::Cpu)?;

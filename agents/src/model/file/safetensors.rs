@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors};
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use super::{TensorFile, bad_file, bad_tensor};
 use crate::error::Result;
-use crate::kernels::Quantised;
+use crate::kernels::{Codes, Quantised};
 
 /// The tensors of a folder.
 pub(crate) struct SafetensorsFolder {
@@ -99,6 +100,40 @@ impl SafetensorsFolder {
     pub(crate) fn len(&self) -> usize {
         self.tensors.len()
     }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&Tensor> {
+        let problem = |problem: String| bad_tensor(self.place(), name, problem);
+        let tensor = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| problem("it is missing".to_owned()))?;
+        if tensor.shape != shape {
+            return Err(problem(format!(
+                "its shape is {:?} instead of {shape:?}",
+                tensor.shape
+            )));
+        }
+        Ok(tensor)
+    }
+
+    /// Shows `visit` the tensor's bytes, and gives their pages back while that goes on.
+    fn stretches(&self, tensor: &Tensor, mut visit: impl FnMut(&[u8])) {
+        let map = &self.files[tensor.file];
+        let data = &map[tensor.start..tensor.start + tensor.bytes];
+        for (index, stretch) in data.chunks(CHUNK).enumerate() {
+            visit(stretch);
+            // SAFETY: the map is of a file and read-only, so pages that are given back come again with the
+            // same bytes when they are read. Failing to give them back costs memory only.
+            #[allow(unsafe_code, reason = "advice to the kernel about mapped pages")]
+            let _advised = unsafe {
+                map.unchecked_advise_range(
+                    UncheckedAdvice::DontNeed,
+                    tensor.start + index * CHUNK,
+                    stretch.len(),
+                )
+            };
+        }
+    }
 }
 
 impl TensorFile for SafetensorsFolder {
@@ -112,16 +147,7 @@ impl TensorFile for SafetensorsFolder {
 
     fn read(&self, name: &str, shape: &[usize], into: &mut [f32]) -> Result<()> {
         let problem = |problem: String| bad_tensor(self.place(), name, problem);
-        let tensor = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| problem("it is missing".to_owned()))?;
-        if tensor.shape != shape {
-            return Err(problem(format!(
-                "its shape is {:?} instead of {shape:?}",
-                tensor.shape
-            )));
-        }
+        let tensor = self.tensor(name, shape)?;
         let (size, convert): (usize, fn(&[u8]) -> f32) = match tensor.dtype {
             Dtype::F32 => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
             Dtype::F16 => (2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
@@ -132,42 +158,43 @@ impl TensorFile for SafetensorsFolder {
                 )));
             }
         };
-        let map = &self.files[tensor.file];
-        let data = &map[tensor.start..tensor.start + tensor.bytes];
-        for (index, (into, from)) in into
-            .chunks_mut(CHUNK / size)
-            .zip(data.chunks(CHUNK))
-            .enumerate()
-        {
+        let mut chunks = into.chunks_mut(CHUNK / size);
+        self.stretches(tensor, |from| {
+            let into = chunks.next().into_iter().flatten();
             match tensor.dtype {
                 // The common case without a call per number.
-                Dtype::F32 => {
-                    for (into, from) in into.iter_mut().zip(from.as_chunks::<4>().0) {
-                        *into = f32::from_le_bytes(*from);
-                    }
-                }
-                _ => {
-                    for (into, from) in into.iter_mut().zip(from.chunks_exact(size)) {
-                        *into = convert(from);
-                    }
-                }
+                Dtype::F32 => into
+                    .zip(from.as_chunks::<4>().0)
+                    .for_each(|(into, from)| *into = f32::from_le_bytes(*from)),
+                _ => into
+                    .zip(from.chunks_exact(size))
+                    .for_each(|(into, from)| *into = convert(from)),
             }
-            // SAFETY: the map is of a file and read-only, so pages that are given back come again with the
-            // same bytes when they are read. Failing to give them back costs memory only.
-            #[allow(unsafe_code, reason = "advice to the kernel about mapped pages")]
-            let _advised = unsafe {
-                map.unchecked_advise_range(
-                    UncheckedAdvice::DontNeed,
-                    tensor.start + index * CHUNK,
-                    from.len(),
-                )
-            };
-        }
+        });
         Ok(())
     }
 
-    fn quantised(&self, _name: &str, _shape: &[usize]) -> Result<Option<Quantised>> {
-        Ok(None)
+    /// Half precision is as short as numbers get here.
+    fn quantised(&self, name: &str, shape: &[usize]) -> Result<Option<Quantised>> {
+        let tensor = self.tensor(name, shape)?;
+        let width = *shape.last().unwrap_or(&0);
+        let mut bits: Vec<u16> = Vec::with_capacity(tensor.bytes / 2);
+        if let Dtype::F16 | Dtype::BF16 = tensor.dtype {
+            self.stretches(tensor, |from| {
+                bits.extend(
+                    from.as_chunks::<2>()
+                        .0
+                        .iter()
+                        .map(|b| u16::from_le_bytes(*b)),
+                );
+            });
+        }
+        Ok(match tensor.dtype {
+            Dtype::F16 => Some(Codes::Half(bits.reinterpret_into())),
+            Dtype::BF16 => Some(Codes::Brain(bits.reinterpret_into())),
+            _ => None,
+        }
+        .map(|codes| Quantised::half(width, codes)))
     }
 }
 

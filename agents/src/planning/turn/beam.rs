@@ -148,24 +148,20 @@ impl Grow for Tokens<'_> {
             references.extend(&mut state.reference);
         }
         let logits = self.policy.read(&mut drafts)?;
-        let reference_logits = match (&mut self.reference, references.is_empty()) {
-            (Some(reference), false) => Some(reference.read(&mut references)?),
-            _ => None,
+        let rows = LogProbs::rows(logits, vocabulary, count)?;
+        let reference_rows = match (&mut self.reference, references.is_empty()) {
+            (Some(reference), false) => {
+                LogProbs::rows(reference.read(&mut references)?, vocabulary, 0)?
+            }
+            _ => Vec::new(),
         };
         let mut successors = Vec::with_capacity(prefixes.len());
-        for (beam, ((sum, turn), logits)) in prefixes
-            .iter()
-            .zip(logits.chunks_exact(vocabulary))
-            .enumerate()
-        {
-            let policy = LogProbs::new(logits)?;
-            let reference = reference_logits
-                .map(|logits| LogProbs::new(&logits[beam * vocabulary..][..vocabulary]))
-                .transpose()?;
+        for (beam, ((sum, turn), (policy, likeliest))) in prefixes.iter().zip(rows).enumerate() {
+            let reference = reference_rows.get(beam);
             let mut prefix = [self.state.as_slice(), turn].concat();
-            let of_beam = policy.likeliest(count).into_iter().map(|token| {
+            let of_beam = likeliest.into_iter().map(|token| {
                 let logprob = policy.of(token);
-                let reference = reference.map_or(0.0, |reference| reference.of(token));
+                let reference = reference.map_or(0.0, |(reference, _)| reference.of(token));
                 let sum = match self.planner.objective {
                     Objective::Likelihood | Objective::LengthNormalised => sum + logprob,
                     Objective::LogRatio => sum + logprob - reference,

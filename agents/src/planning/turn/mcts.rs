@@ -234,21 +234,20 @@ impl TokenEvaluator<'_> {
                 return Ok(vec![Evaluation::default(); states.len()]);
             }
             let logits = self.policy.read(&mut drafts)?;
-            let reference_logits = match (&mut self.reference, references.is_empty()) {
-                (Some(reference), false) => Some(reference.read(&mut references)?),
-                _ => None,
+            let rows = LogProbs::rows(logits, vocabulary, self.planner.candidates.max(1))?;
+            let reference_rows = match (&mut self.reference, references.is_empty()) {
+                (Some(reference), false) => {
+                    LogProbs::rows(reference.read(&mut references)?, vocabulary, 0)?
+                }
+                _ => Vec::new(),
             };
-            for (at, logits) in logits.chunks_exact(vocabulary).enumerate() {
-                let policy = LogProbs::new(logits)?;
-                let reference = reference_logits
-                    .map(|logits| LogProbs::new(&logits[at * vocabulary..][..vocabulary]))
-                    .transpose()?;
-                let tokens = policy.likeliest(self.planner.candidates.max(1));
+            for (at, (policy, tokens)) in rows.into_iter().enumerate() {
+                let reference = reference_rows.get(at);
                 steps.push(
                     tokens
                         .into_iter()
                         .map(|token| {
-                            let reference = reference.map_or(0.0, |r| r.of(token));
+                            let reference = reference.map_or(0.0, |(r, _)| r.of(token));
                             (token, policy.of(token), reference)
                         })
                         .collect::<Vec<_>>(),
