@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use socratiq_agents::Sampling;
 use socratiq_agents::planning::{
-    BeamPlanner, BestOfPlanner, ChunkBeamPlanner, Gumbel, MctsPlanner, MessagePlanner, Objective,
-    ProxyPlanner, Puct, TreeSearch, TurnPlanner,
+    BeamPlanner, BestOfPlanner, Budget, Budgeted, ChunkBeamPlanner, Gumbel, MctsPlanner,
+    MessagePlanner, Objective, ProxyPlanner, Puct, TreeSearch, TurnPlanner,
 };
 
 use crate::spec;
@@ -22,10 +22,11 @@ pub enum Planner {
     /// A whole turn, with the model alone.
     Turn(Arc<dyn TurnPlanner>),
     /// A whole message, with copies of the environment; the sampling draws its candidates.
-    Message(MessagePlanner, Sampling),
+    Message(MessagePlanner, Sampling, Budget),
 }
 
-/// Every planner's name, what it is, and its settings with their defaults.
+/// Every planner's name, what it is, and its settings with their defaults. Those that search keep to a budget for
+/// each turn as well, `tokens=N` that are read or `seconds=S`, and then say the best that they have found.
 pub const PLANNERS: [(&str, &str); 7] = [
     ("greedy", "the likeliest token, one after the other"),
     (
@@ -65,11 +66,15 @@ impl FromStr for Planner {
     /// Reads `name` or `name:key=value,key=value`.
     fn from_str(spec: &str) -> Result<Self> {
         let (name, mut settings) = spec::split(spec)?;
+        let budget = match name {
+            "greedy" | "sample" | "proxy" => Budget::default(),
+            _ => budget(&mut settings, spec)?,
+        };
         if let "best-of" | "mcts" = name {
             let level = take(&mut settings, "level", "token".to_owned(), spec)?;
             match level.as_str() {
                 "token" => {}
-                "turn" => return message(name, settings, spec),
+                "turn" => return message(name, settings, spec, budget),
                 other => bail!("planner `{spec}`: `level` is token or turn, not `{other}`"),
             }
         }
@@ -79,12 +84,12 @@ impl FromStr for Planner {
             "sample" => spec::read(settings, spec)?,
             "beam" => {
                 let beam: BeamPlanner = spec::read(settings, spec)?;
-                return searched(spec, beam.objective, [("width", beam.width)], beam);
+                return searched(spec, budget, beam.objective, [("width", beam.width)], beam);
             }
             "best-of" => {
                 let best_of: BestOfPlanner = spec::read(settings, spec)?;
                 check(spec, best_of.sampling())?;
-                return searched(spec, best_of.score, [("n", best_of.n)], best_of);
+                return searched(spec, budget, best_of.score, [("n", best_of.n)], best_of);
             }
             "mcts" => {
                 let mcts = mcts(settings, spec)?;
@@ -96,7 +101,7 @@ impl FromStr for Planner {
                     ("candidates", mcts.candidates),
                     ("simulations", simulations),
                 ];
-                return searched(spec, mcts.objective, counts, mcts);
+                return searched(spec, budget, mcts.objective, counts, mcts);
             }
             "proxy" => {
                 let proxy: ProxyPlanner = spec::read(settings, spec)?;
@@ -111,7 +116,7 @@ impl FromStr for Planner {
                     ("successors", chunks.successors),
                     ("chunk", chunks.chunk),
                 ];
-                return searched(spec, Objective::LogRatio, counts, chunks);
+                return searched(spec, budget, Objective::LogRatio, counts, chunks);
             }
             unknown => {
                 let known: Vec<&str> = PLANNERS.iter().map(|(name, _)| *name).collect();
@@ -129,6 +134,7 @@ impl FromStr for Planner {
 /// The planner, if its counts are positive and its objective needs nothing that words cannot give.
 fn searched<const N: usize>(
     spec: &str,
+    budget: Budget,
     objective: Objective,
     counts: [(&str, usize); N],
     planner: impl TurnPlanner + 'static,
@@ -142,7 +148,25 @@ fn searched<const N: usize>(
              `examples/custom_planner.rs` does"
         );
     }
-    Ok(Planner::Turn(Arc::new(planner)))
+    Ok(Planner::Turn(match budget.is_unlimited() {
+        true => Arc::new(planner),
+        false => Arc::new(Budgeted { planner, budget }),
+    }))
+}
+
+/// What a turn may cost.
+fn budget(settings: &mut Map<String, Value>, spec: &str) -> Result<Budget> {
+    let budget = Budget {
+        tokens: take(settings, "tokens", None, spec)?,
+        seconds: take(settings, "seconds", None, spec)?,
+    };
+    if budget.tokens == Some(0) {
+        bail!("planner `{spec}`: `tokens` is at least 1");
+    }
+    if budget.seconds.is_some_and(|seconds| seconds <= 0.0) {
+        bail!("planner `{spec}`: `seconds` is more than 0");
+    }
+    Ok(budget)
 }
 
 fn at(temperature: f64) -> Sampling {
@@ -159,7 +183,12 @@ fn check(spec: &str, sampling: Sampling) -> Result<()> {
 }
 
 /// A planner at the turn level.
-fn message(name: &str, mut settings: Map<String, Value>, spec: &str) -> Result<Planner> {
+fn message(
+    name: &str,
+    mut settings: Map<String, Value>,
+    spec: &str,
+    budget: Budget,
+) -> Result<Planner> {
     let default = MessagePlanner::default();
     let (candidates, simulations) = match name {
         "mcts" => ("candidates", take(&mut settings, "simulations", 64, spec)?),
@@ -185,7 +214,7 @@ fn message(name: &str, mut settings: Map<String, Value>, spec: &str) -> Result<P
     }
     let sampling: Sampling = spec::read(settings, spec)?;
     check(spec, sampling)?;
-    Ok(Planner::Message(planner, sampling))
+    Ok(Planner::Message(planner, sampling, budget))
 }
 
 fn mcts(mut settings: Map<String, Value>, spec: &str) -> Result<MctsPlanner> {
@@ -264,6 +293,11 @@ mod tests {
                 "best-of:level=turn,n=3,top_p=0.9",
                 "candidates: 3, forks: 4, simulations: 0",
             ),
+            ("beam:tokens=300", "tokens: Some(300), seconds: None"),
+            (
+                "mcts:level=turn,seconds=1.5",
+                "tokens: None, seconds: Some(1.5)",
+            ),
             (
                 "mcts:level=turn,forks=2",
                 "candidates: 8, forks: 2, simulations: 64",
@@ -305,6 +339,10 @@ mod tests {
                 "unknown field `score`",
             ),
             ("mcts:objective=length-normalised", "no terms that add up"),
+            ("mcts:tokens=0", "`tokens` is at least 1"),
+            ("best-of:level=turn,seconds=0", "`seconds` is more than 0"),
+            ("beam:tokens=many", "`tokens`"),
+            ("proxy:tokens=5", "unknown field `tokens`"),
         ] {
             let error = format!("{:#}", spec.parse::<Planner>().unwrap_err());
             assert!(error.contains(expected), "{error}");

@@ -6,7 +6,7 @@ use socratiq_envs::{Stream, TokenRecord};
 
 use crate::error::Result;
 use crate::model::{Adapters, Cache, Decoder, StepMemory};
-use crate::planning::Draft;
+use crate::planning::{Draft, Tally};
 use crate::sampling::Sampling;
 use crate::tokens::{Codec, Prompt, Tokens};
 
@@ -128,6 +128,11 @@ impl Live {
         self.writing.is_some()
     }
 
+    /// How many tokens of the dialogue the model has not read yet.
+    pub fn unread(&self) -> usize {
+        self.unread.len()
+    }
+
     /// The tokens so far with their labels.
     pub fn state(&self) -> &Tokens {
         &self.state
@@ -170,6 +175,7 @@ pub struct Generator {
     codec: Arc<dyn Codec>,
     adapters: Adapters,
     memory: StepMemory,
+    tally: Tally,
     /// Beginnings of dialogues, the latest one used last. Dialogues that begin alike share them.
     openings: Vec<(Vec<u32>, Cache)>,
 }
@@ -185,6 +191,7 @@ impl Generator {
             codec,
             adapters,
             memory: StepMemory::default(),
+            tally: Tally::default(),
             openings: Vec::new(),
         }
     }
@@ -204,6 +211,11 @@ impl Generator {
         &self.codec
     }
 
+    /// Counts the tokens that it reads, in this and all later calls.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// A draft that continues `ids`, of which nothing has been read yet.
     pub fn draft(&self, ids: &[u32]) -> Draft {
         Draft::new(Cache::new(&self.decoder), ids.to_vec())
@@ -217,6 +229,7 @@ impl Generator {
     pub fn read(&mut self, drafts: &mut [&mut Draft]) -> Result<&[f32]> {
         let mut steps: Vec<(&mut Cache, &[u32])> =
             drafts.iter_mut().map(|draft| draft.pending()).collect();
+        self.tally.add(steps.iter().map(|(_, ids)| ids.len()).sum());
         let logits = self
             .decoder
             .extend(&mut steps, self.adapters, &mut self.memory)?;
@@ -258,6 +271,7 @@ impl Generator {
             return Ok(finished);
         }
         let vocabulary = self.decoder.config().vocab_size;
+        self.tally.add(steps.iter().map(|(_, ids)| ids.len()).sum());
         let logits = self
             .decoder
             .extend(&mut steps, self.adapters, &mut self.memory)?;
@@ -310,6 +324,7 @@ impl Generator {
         } else {
             let mut cache = Cache::new(&self.decoder);
             let steps = &mut [(&mut cache, beginning)];
+            self.tally.add(beginning.len());
             self.decoder
                 .extend(steps, self.adapters, &mut self.memory)?;
             (beginning.to_vec(), cache)

@@ -3,6 +3,7 @@
 //! Knows neither files nor clocks: a search stops when its budget is spent or when it is told to.
 
 mod beam;
+mod budget;
 mod draft;
 mod export;
 mod gumbel;
@@ -16,6 +17,7 @@ mod trie;
 mod turn;
 
 pub use beam::{BeamRules, Beams, EarlyStopping, Found, Grow, Successor, beam_search};
+pub use budget::{Budget, Budgeted, Tally};
 pub use draft::Draft;
 pub use gumbel::Gumbel;
 pub use message::{MessagePlanner, ModelSpeaker, PlannedMessage, Speaker, plan_message};

@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use futures::channel::oneshot;
 use socratiq_agents::model::{Adapters, Decoder};
-use socratiq_agents::planning::{Models, TurnPlanner, plan_message};
+use socratiq_agents::planning::{Models, Tally, TurnPlanner, plan_message};
 use socratiq_agents::{AgentError, Codec, Generator, LanguageModel, Live, Sampling};
 use socratiq_envs::{
     AgentId, EnvError, EpisodeSeed, Message, Observation, Policy, Stream, TokenRecord, Tool,
@@ -302,19 +302,23 @@ impl ModelPolicy {
         let how = match &self.planner {
             Planner::Tokens(sampling) => How::Tokens(*sampling),
             Planner::Turn(planner) => How::Planner(planner.clone()),
-            Planner::Message(planner, sampling) => {
+            Planner::Message(planner, sampling, budget) => {
+                let tally = Tally::default();
                 let mut speaker = ThreadSpeaker {
                     model: &self.model,
                     sampling: *sampling,
                     max_tokens: self.max_tokens,
+                    tally: &tally,
                     live: &mut live,
                     proposed: Vec::new(),
                 };
                 let seed = EpisodeSeed(stream.bits());
                 let (world, history) = (&mut self.world, &self.history);
-                let planned = plan_message(planner, world, &mut speaker, history, tools, seed)
-                    .await
-                    .map_err(failed)?;
+                let spent = budget.start(|| tally.read());
+                let planned =
+                    plan_message(planner, world, &mut speaker, history, tools, seed, &spent)
+                        .await
+                        .map_err(failed)?;
                 let chosen = speaker
                     .proposed
                     .into_iter()

@@ -1,7 +1,7 @@
 //! A model's thread as the one who proposes messages to a planner.
 
 use futures::future::try_join_all;
-use socratiq_agents::planning::Speaker;
+use socratiq_agents::planning::{Speaker, Tally};
 use socratiq_agents::{AgentError, Live, Sampling};
 use socratiq_envs::{EpisodeSeed, Message, Stream, Tool, async_trait};
 
@@ -13,6 +13,8 @@ pub(super) struct ThreadSpeaker<'a> {
     pub(super) model: &'a ModelThread,
     pub(super) sampling: Sampling,
     pub(super) max_tokens: usize,
+    /// Counts what is read and written.
+    pub(super) tally: &'a Tally,
     /// The dialogue that is planned for.
     pub(super) live: &'a mut Live,
     /// What was proposed for it first, with the dialogue as it is then.
@@ -34,6 +36,9 @@ impl Speaker for ThreadSpeaker<'_> {
         } else {
             self.model.read(dialogue, tools)?
         };
+        // A dialogue is read once for all that is proposed after it.
+        self.tally.add(read.unread());
+        let before = read.state().len();
         let how = How::Tokens(self.sampling);
         let written = (0..count).map(|_| {
             let own = EpisodeSeed(stream.bits()).stream(0, "proposal");
@@ -45,6 +50,7 @@ impl Speaker for ThreadSpeaker<'_> {
             .map_err(AgentError::from)?;
         let mut messages = Vec::with_capacity(count);
         for live in written {
+            self.tally.add(live.state().len() - before);
             let message = self.model.codec().decode_action(live.turn())?;
             messages.push(message.clone());
             if is_first {

@@ -112,6 +112,9 @@ pub struct PlannedMessage {
 /// Chooses the agent's next message in a running episode, which stays as it is. `dialogue` and `tools` are what the
 /// agent has seen and said so far. Equal seeds give equal plans.
 ///
+/// Once `interrupted` says true, the best message so far is the result: a rollout that is under way is played to
+/// its end, and before any was played it is the message that was drawn first.
+///
 /// # Errors
 /// When the environment cannot fork, or it or the speaker fails.
 pub async fn plan_message(
@@ -121,6 +124,7 @@ pub async fn plan_message(
     dialogue: &[Message],
     tools: &[Tool],
     seed: EpisodeSeed,
+    interrupted: &(dyn Fn() -> bool + Sync),
 ) -> Result<PlannedMessage> {
     let mut stream = seed.stream(0, "candidates");
     let count = planner.candidates.max(1);
@@ -128,6 +132,7 @@ pub async fn plan_message(
     let mut plan = Plan {
         planner: *planner,
         speaker,
+        interrupted,
         messages: Vec::new(),
     };
     let candidates = plan.add(drawn);
@@ -135,6 +140,9 @@ pub async fn plan_message(
     let mut weights = vec![0.0; candidates.len()];
     let mut trees = Vec::new();
     for world in 0..planner.forks.max(1) {
+        if interrupted() {
+            break;
+        }
         let world_seed = EpisodeSeed(seed.stream(world as u32, "world").bits() >> 11);
         let mut stream = seed.stream(world as u32, "rollouts");
         let mut copy = environment.fork(Fork::Resampled(world_seed)).await?;
@@ -144,7 +152,11 @@ pub async fn plan_message(
             tools: tools.to_vec(),
         };
         if planner.simulations == 0 {
-            for (slot, (action, _)) in candidates.iter().enumerate() {
+            let mut returns = Vec::with_capacity(candidates.len());
+            for (action, _) in &candidates {
+                if interrupted() {
+                    break;
+                }
                 let message = plan.messages[*action as usize].clone();
                 let fork = copy.fork(Fork::Exact).await?;
                 let (reward, _, next) = take(fork, dialogue, message).await?;
@@ -152,8 +164,14 @@ pub async fn plan_message(
                     Some(next) => plan.rollout(next, &mut stream).await?,
                     None => 0.0,
                 };
-                sums[slot] += reward + rest;
-                weights[slot] += 1.0;
+                returns.push(reward + rest);
+            }
+            // Messages are compared over the same worlds; of the first one, what there is must do.
+            if world == 0 || returns.len() == candidates.len() {
+                for (slot, return_) in returns.into_iter().enumerate() {
+                    sums[slot] += return_;
+                    weights[slot] += 1.0;
+                }
             }
         } else {
             let root = State {
@@ -198,6 +216,7 @@ pub async fn plan_message(
 struct Plan<'a> {
     planner: MessagePlanner,
     speaker: &'a mut dyn Speaker,
+    interrupted: &'a (dyn Fn() -> bool + Sync),
     messages: Vec<Message>,
 }
 
@@ -302,7 +321,7 @@ impl Plan<'_> {
         };
         let mut search = gumbel.begin(&evaluation, &vec![0.0; candidates.len()])?;
         let mut states = vec![root];
-        while search.advance() {
+        while !(self.interrupted)() && search.advance() {
             let mut evaluations = Vec::new();
             for Leaf { parent, action, .. } in search.leaves().to_vec() {
                 let message = self.messages[action as usize].clone();

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use socratiq_envs::Stream;
 
+use super::budget::Tally;
 use super::objective::Objective;
 use super::tree::Tree;
 use crate::error::{AgentError, Result};
@@ -77,6 +78,14 @@ impl<'a> Models<'a> {
             guide: None,
             interrupted: &|| false,
         }
+    }
+
+    /// What each model has read.
+    pub(super) fn tallies(&self) -> Vec<Tally> {
+        let guide = self.guide.iter().flat_map(|(a, b)| [&**a, &**b]);
+        let models = [Some(&*self.policy), self.reference.as_deref()];
+        let models = models.into_iter().flatten().chain(guide);
+        models.map(|model| model.tally().clone()).collect()
     }
 
     /// The reference policy.
@@ -223,6 +232,7 @@ fn completion_logprobs(
         let scored = std::iter::repeat_n(true, completion.len());
         batch.push(completion, scored, Some(root))?;
     }
+    generator.tally().add(batch.ids.len());
     let logprobs =
         generator
             .decoder()

@@ -1,5 +1,7 @@
 //! Planning at the turn level: stochastic replies, hidden facts, exact values.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use socratiq::agents::planning::{
     MessagePlanner, ModelSpeaker, NodeId, PlannedMessage, Speaker, plan_message,
 };
@@ -98,6 +100,14 @@ impl Speaker for Player {
 }
 
 async fn plan(planner: MessagePlanner, seed: u64) -> PlannedMessage {
+    plan_until(planner, seed, &|| false).await
+}
+
+async fn plan_until(
+    planner: MessagePlanner,
+    seed: u64,
+    interrupted: &(dyn Fn() -> bool + Sync),
+) -> PlannedMessage {
     let mut doors = Doors::default();
     let opening = doors.reset(EpisodeSeed(seed)).await.unwrap();
     let planned = plan_message(
@@ -107,6 +117,7 @@ async fn plan(planner: MessagePlanner, seed: u64) -> PlannedMessage {
         &opening.messages,
         &opening.tools,
         EpisodeSeed(seed + 100),
+        interrupted,
     )
     .await
     .unwrap();
@@ -166,6 +177,36 @@ async fn a_tree_search_over_messages_finds_it_too_and_is_deterministic() {
     }
 }
 
+#[tokio::test]
+async fn an_interrupted_planner_says_the_best_so_far() {
+    let rollouts = MessagePlanner {
+        candidates: 30,
+        forks: 4000,
+        ..MessagePlanner::default()
+    };
+    let searched = MessagePlanner {
+        simulations: 12,
+        ..rollouts
+    };
+    for planner in [rollouts, searched] {
+        // A thousand questions, then no more.
+        let asked = AtomicUsize::new(0);
+        let stop = || asked.fetch_add(1, Ordering::Relaxed) >= 1000;
+        let planned = plan_until(planner, 1, &stop).await;
+        assert_eq!(planned.message.text(), "ask");
+        assert!(planned.trees.len() < 300);
+        // Before anything was tried out, it is what the policy would have said.
+        let planned = plan_until(planner, 1, &|| true).await;
+        assert_eq!(planned.message, planned.messages[0]);
+    }
+    // All but one message of the first world's: that one cannot be chosen.
+    let asked = AtomicUsize::new(0);
+    let stop = || asked.fetch_add(1, Ordering::Relaxed) >= 3;
+    let planned = plan_until(rollouts, 1, &stop).await;
+    assert_eq!(planned.candidates[2].1, 0.0);
+    assert_ne!(planned.message, planned.candidates[2].0);
+}
+
 /// An environment without copies.
 struct Single;
 
@@ -184,9 +225,11 @@ impl Environment for Single {
 async fn an_environment_that_cannot_fork_is_named() {
     let planner = MessagePlanner::default();
     let seed = EpisodeSeed(0);
-    let error = plan_message(&planner, &mut Single, &mut Player, &[], &[], seed)
-        .await
-        .unwrap_err();
+    let error = plan_message(&planner, &mut Single, &mut Player, &[], &[], seed, &|| {
+        false
+    })
+    .await
+    .unwrap_err();
     assert!(error.to_string().contains("Single"), "{error}");
 }
 

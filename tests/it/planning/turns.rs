@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use socratiq::agents::model::{Adapters, Batch, Decoder, Tape};
 use socratiq::agents::planning::{
-    BeamPlanner, BestOfPlanner, ChunkBeamPlanner, Guide, Gumbel, MctsPlanner, Models, NodeId,
-    Objective, Planned, ProxyPlanner, Puct, TreeSearch, TurnPlanner,
+    BeamPlanner, BestOfPlanner, Budget, Budgeted, ChunkBeamPlanner, Guide, Gumbel, MctsPlanner,
+    Models, NodeId, Objective, Planned, ProxyPlanner, Puct, Tally, TreeSearch, TurnPlanner,
 };
 use socratiq::agents::{Finish, Live, Prompt, Sampling};
 use socratiq::envs::{EpisodeSeed, RunSeed, TokenRecord};
@@ -360,4 +360,48 @@ fn an_interrupted_planner_says_what_it_has() {
         assert!(written <= 3, "{name}: {written}");
         assert!(live.turn_logprobs().count() > 0, "{name}");
     }
+}
+
+#[test]
+fn a_budget_is_kept_and_more_of_it_changes_nothing_once_it_is_enough() {
+    let (policy, reference) = pair();
+    let play = |planner: &dyn TurnPlanner| {
+        let (mut own, mut other) = (generator(&policy, &ENDS), generator(&reference, &ENDS));
+        let tallies = [own.tally().clone(), other.tally().clone()];
+        let mut models = Models {
+            reference: Some(&mut other),
+            ..Models::new(&mut own)
+        };
+        let mut live = dialogue(&policy, &PROMPT);
+        let stream = EpisodeSeed(0).stream(0, "policy");
+        planner
+            .write_turn(&mut models, &mut live, stream, 20)
+            .unwrap();
+        let read: u64 = tallies.iter().map(Tally::read).sum();
+        (read, live.turn().to_vec())
+    };
+    let planner = BeamPlanner {
+        objective: Objective::LogRatio,
+        ..BeamPlanner::default()
+    };
+    let (whole, turn) = play(&planner);
+    let within = |tokens, seconds| {
+        play(&Budgeted {
+            planner: planner.clone(),
+            budget: Budget { tokens, seconds },
+        })
+    };
+    assert_eq!(within(Some(whole + 1), Some(1e6)), (whole, turn.clone()));
+    for tokens in [1, 30, whole / 2] {
+        let (read, shorter) = within(Some(tokens), None);
+        // A step under way is finished: five beams of two models, and the prompt at first.
+        assert!(
+            read < tokens + 2 * 5.max(PROMPT.len() as u64),
+            "{read} of {tokens}"
+        );
+        assert!(shorter.len() < turn.len(), "{tokens}");
+        assert_eq!(within(Some(tokens), None), (read, shorter));
+    }
+    let (read, _) = within(None, Some(1e-9));
+    assert!(read <= 4 * PROMPT.len() as u64, "{read}");
 }

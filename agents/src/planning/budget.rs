@@ -1,0 +1,98 @@
+//! `Budget`: what a turn may cost, and planners that keep to one.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use socratiq_envs::Stream;
+
+use super::turn::{Models, Planned, TurnPlanner};
+use crate::error::Result;
+use crate::generate::Live;
+
+/// What a turn may cost. Once it is spent, a planner finishes with the best that it has, as if interrupted: a step
+/// that is under way is not cut short, and a turn has at least a token.
+///
+/// Tokens make equal turns of equal streams; seconds do not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budget {
+    /// Tokens that the models read, all of them together: the dialogue where it is new, and every branch.
+    pub tokens: Option<u64>,
+    /// Time.
+    pub seconds: Option<f64>,
+}
+
+impl Budget {
+    /// True where nothing is limited.
+    pub fn is_unlimited(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Starts the clock. The function says true once the budget is spent; `read` counts tokens, from any number.
+    pub fn start(self, read: impl Fn() -> u64) -> impl Fn() -> bool {
+        let (start, first) = (Instant::now(), read());
+        // What is no duration never ends.
+        let limit = self
+            .seconds
+            .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        move || {
+            self.tokens.is_some_and(|tokens| read() - first >= tokens)
+                || limit.is_some_and(|limit| start.elapsed() >= limit)
+        }
+    }
+}
+
+/// A count of tokens that models have read, which may be looked at while they work.
+#[derive(Clone, Debug, Default)]
+pub struct Tally(Arc<AtomicU64>);
+
+impl Tally {
+    /// Tokens so far.
+    pub fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts `tokens` more.
+    pub fn add(&self, tokens: usize) {
+        self.0.fetch_add(tokens as u64, Ordering::Relaxed);
+    }
+}
+
+/// A planner that keeps to a budget.
+#[derive(Debug)]
+pub struct Budgeted<P> {
+    /// The planner.
+    pub planner: P,
+    /// What each of its turns may cost.
+    pub budget: Budget,
+}
+
+impl<P: TurnPlanner> TurnPlanner for Budgeted<P> {
+    fn write_turn(
+        &self,
+        models: &mut Models<'_>,
+        live: &mut Live,
+        stream: Stream,
+        max_tokens: usize,
+    ) -> Result<Planned> {
+        let tallies = models.tallies();
+        let spent = self
+            .budget
+            .start(|| tallies.iter().map(Tally::read).sum::<u64>());
+        let interrupted = models.interrupted;
+        let mut models = Models {
+            policy: &mut *models.policy,
+            reference: models.reference.as_deref_mut(),
+            guide: models
+                .guide
+                .as_mut()
+                .map(|(tuned, untuned)| (&mut **tuned, &mut **untuned)),
+            interrupted: &|| interrupted() || spent(),
+        };
+        self.planner
+            .write_turn(&mut models, live, stream, max_tokens)
+    }
+}
