@@ -25,6 +25,8 @@ use super::parallel::{self, Parts};
 const KEYS: usize = 64;
 /// Query rows per task.
 const QUERIES: usize = 128;
+/// Single queries of several jobs per task.
+const BUNDLE: usize = 4;
 /// Query rows times heads per step.
 const STEP: usize = 48;
 
@@ -140,31 +142,36 @@ thread_local! {
 /// `softmax(q kᵀ / √dim) v` for every job; `out` `[T, queries · dim]` and, where it is wanted, the logarithm
 /// of each softmax's denominator `[T, queries]`. T runs over the queries of all jobs in order.
 pub fn forward(heads: Heads, jobs: &[Job<'_>], out: &mut [f32], log_sums: Option<&mut [f32]>) {
-    // Head by head: branches of one sequence find what they share in the cache.
-    let mut tasks = Vec::new();
-    for head in 0..heads.keys {
-        let mut first_row = 0;
-        for job in jobs {
-            for rows in parallel::split(job.queries.len(), usize::MAX, QUERIES) {
-                tasks.push((job, first_row, rows, head));
-            }
-            first_row += job.queries.len();
+    let mut pieces = Vec::new();
+    let mut first_row = 0;
+    for job in jobs {
+        for rows in parallel::split(job.queries.len(), usize::MAX, QUERIES) {
+            let target = first_row + rows.start;
+            pieces.push(Piece { job, rows, target });
         }
+        first_row += job.queries.len();
     }
+    // Single queries go together: those of branches of one sequence see what they share at once.
+    let bundles: Vec<&[Piece<'_>]> = pieces
+        .chunk_by(|a, b| a.rows.len() == 1 && b.rows.len() == 1)
+        .flat_map(|alike| alike.chunks(BUNDLE))
+        .collect();
     let (out, log_sums) = (Parts::new(out), log_sums.map(Parts::new));
-    parallel::run(tasks.len(), |index| {
-        let (job, first_row, rows, head) = tasks[index].clone();
+    // Head by head, so that the next bundle finds what it shares with this one in the cache.
+    parallel::run(heads.keys * bundles.len(), |task| {
+        let (head, pieces) = (task / bundles.len(), bundles[task % bundles.len()]);
         SCRATCH.with_borrow_mut(|scratch| {
             arch().dispatch(Forward {
                 heads,
-                job,
-                rows: rows.clone(),
+                pieces,
                 head,
                 scratch,
             });
             let (group, padded) = (heads.group(), heads.padded());
-            for row in 0..rows.len() {
-                let target = first_row + rows.start + row;
+            let targets = pieces
+                .iter()
+                .flat_map(|piece| piece.target..piece.target + piece.rows.len());
+            for (row, target) in targets.enumerate() {
                 for member in 0..group {
                     let (at, query) = (row * group + member, head * group + member);
                     let start = target * heads.queries * heads.dim + query * heads.dim;
@@ -189,10 +196,24 @@ pub fn forward(heads: Heads, jobs: &[Job<'_>], out: &mut [f32], log_sums: Option
     });
 }
 
-struct Forward<'a> {
-    heads: Heads,
+/// Some queries of a job.
+struct Piece<'a> {
     job: &'a Job<'a>,
     rows: Range<usize>,
+    /// Which row of the result is the first one's.
+    target: usize,
+}
+
+impl Piece<'_> {
+    /// The position of the first query.
+    fn first(&self) -> usize {
+        self.job.first_position + self.rows.start
+    }
+}
+
+struct Forward<'a> {
+    heads: Heads,
+    pieces: &'a [Piece<'a>],
     /// Which head of k and v.
     head: usize,
     scratch: &'a mut Scratch,
@@ -205,84 +226,161 @@ impl WithSimd for Forward<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             heads,
-            job,
-            rows,
+            pieces,
             head,
             scratch,
         } = self;
         let (group, padded) = (heads.group(), heads.padded());
-        let count = rows.len() * group;
-        let first = job.first_position + rows.start;
+        // Where each piece begins among the queries times heads, and each one's position.
+        let mut starts = Vec::with_capacity(pieces.len() + 1);
+        let mut positions = Vec::new();
+        starts.push(0);
+        for piece in pieces {
+            let rows = piece.first()..piece.first() + piece.rows.len();
+            positions.extend(rows.flat_map(|position| std::iter::repeat_n(position, group)));
+            starts.push(positions.len());
+        }
+        let count = positions.len();
 
-        gather_heads(
-            heads,
-            job.queries.slice(rows.clone()),
-            head,
-            heads.scale(),
-            &mut scratch.queries,
-        );
-        scratch.out.reuse_zeroed(count * padded);
-        scratch.scores.reuse(STEP * KEYS);
+        let queries = scratch.queries.reuse_zeroed(count * padded);
+        for (piece, start) in pieces.iter().zip(&starts) {
+            let rows = piece.job.queries.slice(piece.rows.clone());
+            let into = &mut queries[start * padded..];
+            gather_heads(heads, rows, head, heads.scale(), into);
+        }
         scratch.sums.clear();
         scratch.sums.resize(count, [f32::NEG_INFINITY, 0.0]);
+        let mut rows = QueryRows {
+            heads,
+            positions: &positions,
+            queries,
+            scores: scratch.scores.reuse(STEP * KEYS),
+            sums: &mut scratch.sums,
+            out: scratch.out.reuse_zeroed(count * padded),
+        };
 
-        let start = heads.seen(first).start / KEYS;
-        let end = (first + rows.len()).div_ceil(KEYS);
-        let mut cursor = Cursor::default();
+        let firsts = pieces.iter().map(|piece| heads.seen(piece.first()).start);
+        let start = firsts.min().unwrap_or(0) / KEYS;
+        let end = positions.iter().max().map_or(0, |last| last / KEYS + 1);
+        let mut cursors = vec![Cursor::default(); pieces.len()];
         for base in (start * KEYS..end * KEYS).step_by(KEYS) {
-            let memory = [&mut scratch.keys_transposed, &mut scratch.values];
-            let [keys, values] = cursor.block(heads, &job.path, head, base, memory);
-            for step in (0..count).step_by(STEP) {
-                let at = step..count.min(step + STEP);
-                let seen = |at: usize| in_block(heads.seen(first + at / group), base);
-                if seen(at.start).start >= seen(at.end - 1).end {
+            let mut next = 0;
+            while next < pieces.len() {
+                let piece = next;
+                next += 1;
+                if rows.see_nothing(starts[piece]..starts[next], base) {
                     continue;
                 }
-                let numbers = at.start * padded..at.end * padded;
-                let scores = &mut scratch.scores[..at.len() * KEYS];
-                scores.fill(0.0);
-                panel_add(
-                    simd,
-                    [at.len(), heads.dim, KEYS],
-                    by_rows(&scratch.queries[numbers.clone()], padded),
-                    keys,
-                    into_rows(scores, KEYS),
-                );
-                let out = &mut scratch.out[numbers];
-                let states = scratch.sums[at.clone()]
-                    .iter_mut()
-                    .zip(out.chunks_exact_mut(padded));
-                for ((at, scores), (sums, out)) in
-                    at.clone().zip(scores.chunks_exact_mut(KEYS)).zip(states)
-                {
-                    let seen = seen(at);
-                    if seen.is_empty() {
-                        scores.fill(0.0);
-                        continue;
+                let path = &pieces[piece].job.path;
+                let mut block = cursors[piece].in_place(heads, path, head, base);
+                // Those after it that see the very same keys.
+                while block.is_some() && next < pieces.len() {
+                    let path = &pieces[next].job.path;
+                    if !same(block, cursors[next].in_place(heads, path, head, base)) {
+                        break;
                     }
-                    // The running softmax: what was summed so far is rescaled when a higher score comes.
-                    let [highest, sum] = *sums;
-                    let new_highest = highest.max(lanes::highest(simd, &scores[seen.clone()]));
-                    weigh(scores, seen, new_highest);
-                    let added = lanes::sum(simd, scores);
-                    if new_highest > highest {
-                        let rescale = exp(highest - new_highest);
-                        *sums = [new_highest, sum * rescale + added];
-                        out.iter_mut().for_each(|out| *out *= rescale);
-                    } else {
-                        sums[1] = sum + added;
-                    }
+                    next += 1;
                 }
-                panel_add(
-                    simd,
-                    [at.len(), KEYS, padded],
-                    by_rows(scores, KEYS),
-                    values,
-                    into_rows(out, padded),
-                );
+                if block.is_none() {
+                    let memory = [&mut scratch.keys_transposed, &mut scratch.values];
+                    block = Some(cursors[piece].copied(heads, path, head, base, memory));
+                }
+                if let Some(block) = block {
+                    rows.attend(simd, starts[piece]..starts[next], base, block);
+                }
             }
         }
     }
+}
+
+/// Query rows times heads, and what is known of each so far.
+struct QueryRows<'a> {
+    heads: Heads,
+    positions: &'a [usize],
+    /// `[n, padded]`.
+    queries: &'a [f32],
+    /// Memory, `[STEP, KEYS]`.
+    scores: &'a mut [f32],
+    /// The highest score, and the sum of weights relative to it.
+    sums: &'a mut [[f32; 2]],
+    /// The weighted sum of values, `[n, padded]`.
+    out: &'a mut [f32],
+}
+
+impl QueryRows<'_> {
+    /// Which keys of the block at `base` a row sees.
+    #[inline(always)]
+    fn seen(&self, row: usize, base: usize) -> Range<usize> {
+        in_block(self.heads.seen(self.positions[row]), base)
+    }
+
+    #[inline(always)]
+    fn see_nothing(&self, mut rows: Range<usize>, base: usize) -> bool {
+        rows.all(|row| self.seen(row, base).is_empty())
+    }
+
+    /// Takes the keys and values of the block at `base` into some rows.
+    #[inline(always)]
+    fn attend<S: Simd>(
+        &mut self,
+        simd: S,
+        rows: Range<usize>,
+        base: usize,
+        [keys, values]: [Right<'_>; 2],
+    ) {
+        let (dim, padded) = (self.heads.dim, self.heads.padded());
+        for step in rows.clone().step_by(STEP) {
+            let at = step..rows.end.min(step + STEP);
+            if self.see_nothing(at.clone(), base) {
+                continue;
+            }
+            let numbers = at.start * padded..at.end * padded;
+            let scores = &mut self.scores[..at.len() * KEYS];
+            scores.fill(0.0);
+            panel_add(
+                simd,
+                [at.len(), dim, KEYS],
+                by_rows(&self.queries[numbers.clone()], padded),
+                keys,
+                into_rows(scores, KEYS),
+            );
+            for row in at.clone() {
+                let seen = self.seen(row, base);
+                let scores = &mut self.scores[(row - at.start) * KEYS..][..KEYS];
+                if seen.is_empty() {
+                    scores.fill(0.0);
+                    continue;
+                }
+                // The running softmax: what was summed so far is rescaled when a higher score comes.
+                let [highest, sum] = self.sums[row];
+                let new_highest = highest.max(lanes::highest(simd, &scores[seen.clone()]));
+                weigh(scores, seen, new_highest);
+                let added = lanes::sum(simd, scores);
+                if new_highest > highest {
+                    let rescale = exp(highest - new_highest);
+                    self.sums[row] = [new_highest, sum * rescale + added];
+                    let out = &mut self.out[row * padded..][..padded];
+                    out.iter_mut().for_each(|out| *out *= rescale);
+                } else {
+                    self.sums[row][1] = sum + added;
+                }
+            }
+            panel_add(
+                simd,
+                [at.len(), KEYS, padded],
+                by_rows(&self.scores[..at.len() * KEYS], KEYS),
+                values,
+                into_rows(&mut self.out[numbers], padded),
+            );
+        }
+    }
+}
+
+/// Whether two blocks are the same memory.
+#[inline(always)]
+fn same(one: Option<[Right<'_>; 2]>, other: Option<[Right<'_>; 2]>) -> bool {
+    let places = |[keys, values]: [Right<'_>; 2]| [keys, values].map(|right| right.data.as_ptr());
+    one.map(places) == other.map(places)
 }
 
 /// `e^(score − highest)` for the keys that are seen, 0 for the others.
@@ -310,11 +408,11 @@ fn in_block(seen: Range<usize>, base: usize) -> Range<usize> {
     within(seen.start)..within(seen.end)
 }
 
-/// The heads of q that `head` of k serves, times `scale`: `[rows · group, padded]`.
+/// The heads of q that `head` of k serves, times `scale`, into zeros: `[rows · group, padded]`.
 #[inline(always)]
-fn gather_heads(heads: Heads, rows: Rows<'_>, head: usize, scale: f32, into: &mut Buffer) {
+fn gather_heads(heads: Heads, rows: Rows<'_>, head: usize, scale: f32, into: &mut [f32]) {
     let (group, padded, dim) = (heads.group(), heads.padded(), heads.dim);
-    let into = into.reuse_zeroed(rows.len() * group * padded);
+    let into = &mut into[..rows.len() * group * padded];
     for (row, into) in into.chunks_exact_mut(group * padded).enumerate() {
         let row = &rows.row(row)[head * group * dim..][..group * dim];
         for (into, from) in into.chunks_exact_mut(padded).zip(row.chunks_exact(dim)) {
@@ -325,8 +423,8 @@ fn gather_heads(heads: Heads, rows: Rows<'_>, head: usize, scale: f32, into: &mu
     }
 }
 
-/// Where a walk along a path has arrived.
-#[derive(Default)]
+/// Where a walk along a path has arrived. Bases of blocks must not descend.
+#[derive(Clone, Default)]
 struct Cursor {
     span: usize,
     /// The position at which that span begins.
@@ -334,17 +432,16 @@ struct Cursor {
 }
 
 impl Cursor {
-    /// The keys `[dim, 64]` and values `[64, padded]` at `base..base + 64`: in place where one span has them all,
-    /// else copied into `memory`, with zeros where the path is over. Bases must not descend.
+    /// The keys `[dim, 64]` and values `[64, padded]` at `base..base + 64`, where one span has them all as they are
+    /// multiplied.
     #[inline(always)]
-    fn block<'a>(
+    fn in_place<'a>(
         &mut self,
         heads: Heads,
         path: &'a [Span<'a>],
         head: usize,
         base: usize,
-        memory: [&'a mut Buffer; 2],
-    ) -> [Right<'a>; 2] {
+    ) -> Option<[Right<'a>; 2]> {
         let (padded, dim) = (heads.padded(), heads.dim);
         let first = head * dim;
         self.seek(path, base);
@@ -363,14 +460,26 @@ impl Cursor {
                 group: panel,
             };
             let values = &span.values.data[place * span.values.stride + first..];
-            return [keys, Right::rows(values, span.values.stride)];
+            return Some([keys, Right::rows(values, span.values.stride)]);
         }
-        let [keys, values] = memory;
-        self.copy(heads, path, head, base, [&mut *keys, &mut *values]);
-        [Right::rows(keys, KEYS), Right::rows(values, padded)]
+        None
     }
 
-    /// As [`Self::block`], always copied.
+    /// As [`Self::in_place`], copied into `memory`, with zeros where the path is over.
+    #[inline(always)]
+    fn copied<'a>(
+        &mut self,
+        heads: Heads,
+        path: &[Span<'_>],
+        head: usize,
+        base: usize,
+        [keys, values]: [&'a mut Buffer; 2],
+    ) -> [Right<'a>; 2] {
+        self.copy(heads, path, head, base, [&mut *keys, &mut *values]);
+        [Right::rows(keys, KEYS), Right::rows(values, heads.padded())]
+    }
+
+    /// Copies a block's keys and values.
     #[inline(always)]
     fn copy(
         &mut self,
@@ -529,7 +638,7 @@ impl WithSimd for Backward<'_> {
             columns(0, q_width).slice(own.clone()),
             head,
             heads.scale(),
-            &mut scratch.queries,
+            scratch.queries.reuse_zeroed(count * padded),
         );
         let results = |data| Rows::new(data, q_width).slice(own.clone());
         gather_heads(
@@ -537,9 +646,10 @@ impl WithSimd for Backward<'_> {
             results(batch.out_slope),
             head,
             1.0,
-            &mut scratch.out_slopes,
+            scratch.out_slopes.reuse_zeroed(count * padded),
         );
-        gather_heads(heads, results(batch.out), head, 1.0, &mut scratch.out);
+        let out = scratch.out.reuse_zeroed(count * padded);
+        gather_heads(heads, results(batch.out), head, 1.0, out);
         scratch.sums.clear();
         for at in 0..count {
             let numbers = at * padded..(at + 1) * padded;

@@ -289,13 +289,13 @@ impl Tiles<'_> {
         let (w, x) = (weights.as_ptr(), activations.as_ptr());
         let whole = width / S::F32_LANES;
         let rows_ahead = output + W + fetch.start;
+        let lines = fetch.len() * STEPS * S::F32_LANES / self.stored.numbers_per_line;
         let mut ahead = (self.stored.start).wrapping_add(rows_ahead * self.stored.bytes_per_row);
 
         let mut sums = [[simd.splat_f32s(0.0); X]; W];
         for start in (0..whole).step_by(STEPS) {
             let steps = start..whole.min(start + STEPS);
-            let numbers = fetch.len() * steps.len() * S::F32_LANES;
-            for _ in 0..numbers / self.stored.numbers_per_line {
+            for _ in 0..lines {
                 prefetch(ahead);
                 ahead = ahead.wrapping_add(4 * LINE);
             }

@@ -5,6 +5,8 @@
 //! Numbers in half precision are their own codes. A product gives, to the last bit, what the weights in f32 would
 //! give.
 
+use std::cell::RefCell;
+
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
@@ -36,7 +38,8 @@ pub enum Codes {
     Eight(Vec<i8>),
     /// Numbers in half precision, IEEE's.
     Half(Vec<f16>),
-    /// Numbers in half precision, the first half of an f32.
+    /// Numbers in half precision, the first half of an f32. Of each 32 of a row, the first 16 and the others take
+    /// turns, so that a word of memory has one of each.
     Brain(Vec<bf16>),
 }
 
@@ -185,9 +188,25 @@ impl Quantised {
         }
     }
 
-    /// A matrix of rows of `width` numbers in half precision.
-    pub fn half(width: usize, codes: Codes) -> Self {
-        debug_assert!(matches!(codes, Codes::Half(_) | Codes::Brain(_)));
+    /// A matrix of rows of `width` numbers in half precision, IEEE's.
+    pub fn half(width: usize, numbers: Vec<f16>) -> Self {
+        Self::of_numbers(width, Codes::Half(numbers))
+    }
+
+    /// A matrix of rows of `width` numbers in half precision, each the first half of an f32.
+    pub fn brain(width: usize, mut numbers: Vec<bf16>) -> Self {
+        for row in numbers.chunks_exact_mut(width) {
+            for group in row.as_chunks_mut::<32>().0 {
+                let ordered = *group;
+                for (pair, at) in group.as_chunks_mut::<2>().0.iter_mut().zip(0..) {
+                    *pair = [ordered[at], ordered[16 + at]];
+                }
+            }
+        }
+        Self::of_numbers(width, Codes::Brain(numbers))
+    }
+
+    fn of_numbers(width: usize, codes: Codes) -> Self {
         Self {
             width,
             block: width,
@@ -242,7 +261,7 @@ impl Quantised {
             let codes: Vec<&Codes> = parts.iter().map(|part| &part.codes).collect();
             let codes = Codes::joined(&codes)?;
             if let Codes::Half(_) | Codes::Brain(_) = codes {
-                return Some(Self::half(width, codes));
+                return Some(Self::of_numbers(width, codes));
             }
             let offsets: Vec<&Scales> = parts
                 .iter()
@@ -298,12 +317,7 @@ impl Quantised {
         let numbers = row * self.width..(row + 1) * self.width;
         match &self.codes {
             Codes::Half(codes) => return codes[numbers].convert_to_f32_slice(into),
-            Codes::Brain(codes) => {
-                for (into, code) in into.iter_mut().zip(&codes[numbers]) {
-                    *into = f32::from_bits(u32::from(code.to_bits()) << 16);
-                }
-                return;
-            }
+            Codes::Brain(codes) => return widen(&codes[numbers], into),
             Codes::Four(_) | Codes::Eight(_) => {}
         }
         let blocks = self.width / self.block;
@@ -358,12 +372,15 @@ impl Quantised {
             if rows == 1 && self.one_row(x.row(0), bias, range.clone(), &destination) {
                 return;
             }
-            arch().dispatch(DequantisedTiles {
-                matrix: self,
-                x,
-                bias,
-                range,
-                out: &destination,
+            TILE_MEMORY.with_borrow_mut(|weight| {
+                arch().dispatch(DequantisedTiles {
+                    matrix: self,
+                    x,
+                    bias,
+                    range,
+                    out: &destination,
+                    weight,
+                });
             });
         });
     }
@@ -400,12 +417,37 @@ impl Quantised {
     }
 }
 
+/// A row of [`Codes::Brain`] in f32.
+fn widen(codes: &[bf16], into: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if avx512::is_here() {
+        // SAFETY: the processor has the instructions.
+        unsafe { avx512::widen(codes, into) };
+        return;
+    }
+    let (groups, rest) = codes.as_chunks::<32>();
+    let (wide, wide_rest) = into.as_chunks_mut::<32>();
+    for (group, into) in groups.iter().zip(wide) {
+        for (pair, at) in group.as_chunks::<2>().0.iter().zip(0..) {
+            [into[at], into[16 + at]] = pair.map(bf16::to_f32);
+        }
+    }
+    rest.convert_to_f32_slice(wide_rest);
+}
+
+thread_local! {
+    /// A tile of weights in f32, kept for the next one on the same thread.
+    static TILE_MEMORY: RefCell<Buffer> = RefCell::default();
+}
+
 struct DequantisedTiles<'a> {
     matrix: &'a Quantised,
     x: Rows<'a>,
     bias: Option<&'a [f32]>,
     range: std::ops::Range<usize>,
     out: &'a Destination<'a>,
+    /// Memory for a tile.
+    weight: &'a mut Buffer,
 }
 
 impl WithSimd for DequantisedTiles<'_> {
@@ -419,9 +461,10 @@ impl WithSimd for DequantisedTiles<'_> {
             bias,
             range,
             out,
+            weight,
         } = self;
         let width = matrix.width;
-        let mut weight = Buffer::zeros(TILE * width);
+        let weight = weight.reuse(TILE * width);
         for first in range.clone().step_by(TILE) {
             let rows = first..range.end.min(first + TILE);
             for (row, into) in rows.clone().zip(weight.chunks_exact_mut(width)) {
@@ -449,13 +492,16 @@ mod avx512 {
 
     use std::arch::x86_64::{
         __m128i, __m512, __m512i, _mm_loadu_si128, _mm256_maskz_loadu_epi16, _mm512_add_ps,
-        _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
-        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_mul_ps,
-        _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setr_ps,
-        _mm512_setzero_ps, _mm512_srli_epi32, _mm512_storeu_ps,
+        _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
+        _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+        _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_mul_ps, _mm512_permutexvar_ps,
+        _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_ps, _mm512_setzero_ps,
+        _mm512_slli_epi32, _mm512_srli_epi32, _mm512_storeu_ps,
     };
     use std::ops::Range;
     use std::sync::LazyLock;
+
+    use half::bf16;
 
     use super::super::linear::{Destination, prefetch};
     use super::{Codes, Quantised, Scales};
@@ -492,6 +538,33 @@ mod avx512 {
                 _mm512_storeu_ps(into.as_mut_ptr(), low);
                 _mm512_storeu_ps(into.as_mut_ptr().add(16), high);
             }
+        }
+    }
+
+    /// As [`super::widen`].
+    ///
+    /// # Safety
+    /// The processor must have AVX-512 F.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn widen(codes: &[bf16], into: &mut [f32]) {
+        let upper = _mm512_set1_epi32(-65_536);
+        let (groups, rest) = codes.as_chunks::<32>();
+        let (wide, wide_rest) = into.as_chunks_mut::<32>();
+        for (group, into) in groups.iter().zip(wide) {
+            let into = into.as_mut_ptr();
+            // SAFETY: a group has 32 numbers in 64 bytes, and so many numbers are written.
+            unsafe {
+                let words = _mm512_loadu_si512(group.as_ptr().cast());
+                let [first, others] = [
+                    _mm512_slli_epi32::<16>(words),
+                    _mm512_and_si512(words, upper),
+                ];
+                _mm512_storeu_ps(into, _mm512_castsi512_ps(first));
+                _mm512_storeu_ps(into.add(16), _mm512_castsi512_ps(others));
+            }
+        }
+        for (into, code) in wide_rest.iter_mut().zip(rest) {
+            *into = code.to_f32();
         }
     }
 
@@ -733,8 +806,8 @@ mod tests {
                 Some(Scales::Single(offsets(32))),
             ),
             Quantised::new(width, 16, eight(), Scales::Single(scales(16)), None),
-            Quantised::half(width, Codes::Half(singles().map(f16::from_f32).collect())),
-            Quantised::half(width, Codes::Brain(singles().map(bf16::from_f32).collect())),
+            Quantised::half(width, singles().map(f16::from_f32).collect()),
+            Quantised::brain(width, singles().map(bf16::from_f32).collect()),
         ]
     }
 
@@ -798,16 +871,16 @@ mod tests {
 
     #[test]
     fn half_precision_is_read_as_it_is_defined() {
-        let values = numbers(1, 7 * 33);
-        let half = Codes::Half(values.iter().map(|x| f16::from_f32(*x)).collect());
-        let brain = Codes::Brain(values.iter().map(|x| bf16::from_f32(*x)).collect());
+        let values = numbers(1, 7 * 77);
+        let half = values.iter().map(|x| f16::from_f32(*x)).collect();
+        let brain = values.iter().map(|x| bf16::from_f32(*x)).collect();
         let of = |round: fn(f32) -> f32| values.iter().map(|x| round(*x)).collect::<Vec<_>>();
         assert_eq!(
-            dequantised(&Quantised::half(33, half)),
+            dequantised(&Quantised::half(77, half)),
             of(|x| f16::from_f32(x).to_f32())
         );
         assert_eq!(
-            dequantised(&Quantised::half(33, brain)),
+            dequantised(&Quantised::brain(77, brain)),
             of(|x| bf16::from_f32(x).to_f32())
         );
     }

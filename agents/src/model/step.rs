@@ -1,12 +1,14 @@
 //! Reading tokens into caches: prefill and decoding, of many sequences at once.
 
+use std::sync::Mutex;
+
 use super::cache::Cache;
 use super::decoder::Decoder;
 use super::layer::{LayerScratch, LayerTape, View};
 use super::pass::Adapters;
 use crate::error::{AgentError, Result};
 use crate::kernels::attention::{self, Job};
-use crate::kernels::{Angles, Buffer, Kernel, Rows, Target};
+use crate::kernels::{Angles, Buffer, Kernel, Rows, Target, parallel};
 
 /// From so many tokens on, a sequence is read on its own by the kernels for many rows.
 const MANY: usize = 32;
@@ -126,9 +128,14 @@ impl View<'_> {
             .map(|position| position as u32)
             .collect();
         let angles = Angles::new(&self.decoder.frequencies, &positions);
-        for (cache, ids) in sequences.iter_mut() {
-            cache.reserve(ids.len());
-        }
+        // Memory that is new to the process comes slowly, so all threads ask for it.
+        let caches: Vec<_> = sequences.iter_mut().map(Mutex::new).collect();
+        parallel::run(caches.len(), |index| {
+            if let Ok(mut sequence) = caches[index].lock() {
+                let (cache, ids) = &mut **sequence;
+                cache.reserve(ids.len());
+            }
+        });
 
         // 1. The embeddings.
         self.embed(&ids, &positions, stream.reuse(ids.len() * width));

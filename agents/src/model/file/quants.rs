@@ -33,14 +33,14 @@ pub(crate) fn unpack(dtype: GgmlDType, bytes: &[u8], width: usize) -> Option<Qua
     let bits = bytes.as_chunks::<2>().0.iter();
     let bits = bits.map(|bits| u16::from_le_bytes(*bits));
     match dtype {
-        GgmlDType::F16 => {
-            let codes = Codes::Half(bits.collect::<Vec<_>>().reinterpret_into());
-            Some(Quantised::half(width, codes))
-        }
-        GgmlDType::BF16 => {
-            let codes = Codes::Brain(bits.collect::<Vec<_>>().reinterpret_into());
-            Some(Quantised::half(width, codes))
-        }
+        GgmlDType::F16 => Some(Quantised::half(
+            width,
+            bits.collect::<Vec<_>>().reinterpret_into(),
+        )),
+        GgmlDType::BF16 => Some(Quantised::brain(
+            width,
+            bits.collect::<Vec<_>>().reinterpret_into(),
+        )),
         _ => unpack_blocks(dtype, bytes, width),
     }
 }

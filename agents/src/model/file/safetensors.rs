@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{TensorFile, bad_file, bad_tensor};
 use crate::error::Result;
-use crate::kernels::{Codes, Quantised};
+use crate::kernels::Quantised;
 
 /// The tensors of a folder.
 pub(crate) struct SafetensorsFolder {
@@ -190,11 +190,10 @@ impl TensorFile for SafetensorsFolder {
             });
         }
         Ok(match tensor.dtype {
-            Dtype::F16 => Some(Codes::Half(bits.reinterpret_into())),
-            Dtype::BF16 => Some(Codes::Brain(bits.reinterpret_into())),
+            Dtype::F16 => Some(Quantised::half(width, bits.reinterpret_into())),
+            Dtype::BF16 => Some(Quantised::brain(width, bits.reinterpret_into())),
             _ => None,
-        }
-        .map(|codes| Quantised::half(width, codes)))
+        })
     }
 }
 
