@@ -22,6 +22,7 @@ use std::ops::Range;
 use anyhow::{Result, ensure};
 use socratiq_agents::AgentError;
 use socratiq_agents::credit::{Choices, Credit, choices};
+use socratiq_agents::kernels::parallel;
 use socratiq_agents::model::Tape;
 
 use crate::train::example::{Completion, Example, Turn};
@@ -228,21 +229,25 @@ impl Scorer {
         let wanted: Vec<usize> = (0..wanted.len()).filter(|at| wanted[*at]).collect();
         let (policy, reference) = (self.models.policy().0, self.models.reference().0);
         let mut all = vec![None; forest.batch.scored.len()];
-        // Neighbours at once, but never so many that their logits fill the memory.
-        let runs = wanted.chunk_by(|a, b| a + 1 == *b);
-        for run in runs.flat_map(|run| run.chunks(ROWS)) {
-            let rows = run[0]..run[0] + run.len();
-            let logits = policy.logits_of(rows.clone(), &self.tape);
+        // Many at once, but never so many that their logits fill the memory.
+        for rows in wanted.chunks(ROWS) {
+            let logits = policy.logits_of(rows, &self.tape);
             let reference_logits = reference.logits_of(rows, &self.reference_tape);
             check_finite(&logits, "a logit of the policy")?;
             check_finite(&reference_logits, "a logit of the reference")?;
-            let rows = logits
-                .chunks(policy.config().vocab_size)
-                .zip(reference_logits.chunks(reference.config().vocab_size));
-            for ((logits, reference), at) in rows.zip(run) {
-                let taken = forest.batch.scored[*at].target;
-                let beta = self.models.beta;
-                all[*at] = Some(choices(logits, reference, taken, beta, count));
+            let [width, reference_width] =
+                [policy, reference].map(|model| model.config().vocab_size);
+            let found = parallel::map(rows.len(), |row| {
+                choices(
+                    &logits[row * width..][..width],
+                    &reference_logits[row * reference_width..][..reference_width],
+                    forest.batch.scored[rows[row]].target,
+                    self.models.beta,
+                    count,
+                )
+            });
+            for (at, found) in rows.iter().zip(found) {
+                all[*at] = Some(found);
             }
         }
         Ok(all)

@@ -1,7 +1,5 @@
 //! Whole passes over a packed batch: log-probabilities of its scored tokens, and the gradient of that.
 
-use std::ops::Range;
-
 use super::batch::Batch;
 use super::decoder::{Decoder, Weight};
 use super::geometry::Geometry;
@@ -141,7 +139,8 @@ impl Decoder {
     /// When the batch does not fit the model.
     pub fn logits(&self, batch: &Batch, adapters: Adapters, tape: &mut Tape) -> Result<Buffer> {
         self.read(batch, adapters, tape)?;
-        Ok(self.logits_of(0..batch.scored.len(), tape))
+        let all: Vec<usize> = (0..batch.scored.len()).collect();
+        Ok(self.logits_of(&all, tape))
     }
 
     /// Reads a batch, so that [`Self::logits_of`] has the logits of some of its scored tokens at a time.
@@ -153,13 +152,17 @@ impl Decoder {
     }
 
     /// The logits of some scored tokens of the batch that was read into `tape`, `[tokens, V]`.
-    pub fn logits_of(&self, tokens: Range<usize>, tape: &Tape) -> Buffer {
-        let vocabulary = self.config.vocab_size;
+    pub fn logits_of(&self, tokens: &[usize], tape: &Tape) -> Buffer {
+        let (vocabulary, width) = (self.config.vocab_size, self.config.hidden_size);
         let mut logits = Buffer::zeros(tokens.len() * vocabulary);
-        let hidden = Rows::new(&tape.hidden, self.config.hidden_size).slice(tokens);
+        let all = Rows::new(&tape.hidden, width);
+        let mut hidden = Buffer::zeros(tokens.len() * width);
+        for (into, token) in hidden.chunks_exact_mut(width).zip(tokens) {
+            into.copy_from_slice(all.row(*token));
+        }
         let head = self.matrix(self.head_weight());
         head.linear(
-            hidden,
+            Rows::new(&hidden, width),
             None,
             Kernel::Product,
             Target::set(&mut logits, vocabulary),
