@@ -174,8 +174,12 @@ fn group(
         let id = &trajectory.id;
         let key = match by {
             Group::All => String::new(),
-            Group::Prompt => {
-                let before = dialogue.iter().take_while(|m| m.role != Role::Assistant);
+            Group::Prompt | Group::System => {
+                let is_before = |m: &&Message| match by {
+                    Group::System => m.role == Role::System,
+                    _ => m.role != Role::Assistant,
+                };
+                let before = dialogue.iter().take_while(is_before);
                 serde_json::to_string(&(before.collect::<Vec<_>>(), &trajectory.tools))?
             }
             Group::Seed => {

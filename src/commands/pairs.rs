@@ -73,7 +73,7 @@ fn rules() -> String {
         .iter()
         .map(|(name, what)| format!("  {name:<11} {what}\n"));
     format!(
-        "Rules:\n{}\nAll rules know group=prompt|seed|given|all, margin, max_pairs and length_ratio.\n\n\
+        "Rules:\n{}\nAll rules know group=prompt|system|seed|given|all, margin, max_pairs and length_ratio.\n\n\
          Example: socratiq pairs rollouts.jsonl --rule best-worst:group=seed --out prefs.jsonl",
         lines.collect::<String>()
     )

@@ -50,6 +50,9 @@ pub enum Group {
     /// Those with equal messages up to the agent's first, and equal tools.
     #[default]
     Prompt,
+    /// Those with equal system messages, such as one topic or scenario, whatever the user says first; and equal
+    /// tools.
+    System,
     /// Those of one environment and seed.
     Seed,
     /// Those with one `group` in their metadata.

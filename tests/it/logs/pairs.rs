@@ -92,6 +92,25 @@ fn rules_compare_what_they_say() {
 }
 
 #[test]
+fn dialogues_on_one_topic_are_compared_whatever_the_user_says_first() {
+    let about = |topic: &str, trajectory: Trajectory| {
+        let mut value = serde_json::to_value(trajectory).unwrap();
+        let system = json!({"role": "system", "content": topic});
+        value["messages"].as_array_mut().unwrap().insert(0, system);
+        serde_json::from_value(value).unwrap()
+    };
+    let trajectories = [
+        about("cats", trajectory("a", 1, &["Hi", "x"], 1.0)),
+        about("dogs", trajectory("b", 2, &["Hi", "y"], 2.0)),
+        about("cats", trajectory("c", 3, &["Hello", "z"], 3.0)),
+    ];
+    let (pairs, report) = make(&trajectories, "all:group=system");
+    assert_eq!(texts(&pairs), [["cats", "Hello|z", "Hi|x"]]);
+    assert_eq!((report.groups, report.dropped.single), (2, 1));
+    assert_eq!(make(&trajectories, "all").1.groups, 3);
+}
+
+#[test]
 fn luck_and_rounding_make_no_pairs() {
     let (_, report) = make(
         &[
