@@ -28,9 +28,10 @@ pub(crate) struct Options {
 pub(crate) fn train(options: &Options) -> Result<ExitCode> {
     let config = Config::read(&options.config, &options.overrides)?;
     let out = config.out.clone();
-    let interrupted = watch_signals()?;
     let trainer = Trainer::start(config, options.resume, Styles::of_stderr().mask())
         .with_context(|| format!("the run in `{}`", out.display()))?;
+    // Not before: until the first update, there is nothing to save, and Ctrl-C ends it at once.
+    let interrupted = watch_signals()?;
     match trainer.run(&interrupted)? {
         Ended::Finished(model) => {
             writeln!(io::stdout(), "{}", model.display())?;

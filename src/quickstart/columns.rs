@@ -107,7 +107,7 @@ impl Quickstart {
             let planner: Planner = entry.planner.parse()?;
             let source = Source::open(&entry.model, &settings)?;
             let rollouts = Rollouts {
-                concurrency: 64,
+                concurrency: 256,
                 ..Rollouts::new(&task, env, source.policies(&task, planner, &settings)?)
             };
             let what = format!("{} ({folder} animals)", entry.name);
