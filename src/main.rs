@@ -85,6 +85,17 @@ enum Command {
         after_help = "Example: socratiq bench generate --shape smollm2-135m"
     )]
     Bench(commands::bench::Bench),
+    /// Print what a shell needs to complete this command
+    #[command(
+        after_help = "Example: socratiq completions bash > ~/.local/share/bash-completion/completions/socratiq"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    #[command(after_help = "Example: socratiq man --out ~/.local/share/man/man1")]
+    Man(commands::shell::ManOptions),
     /// Solve a small token MDP exactly: soft-optimal V, Q, policy and implicit reward
     #[command(after_help = "Example: socratiq exact configs/exact/two-turns.json --beta 0.1")]
     Exact {
@@ -127,6 +138,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Generate(options) => commands::generate::generate(&options),
         Command::Export(options) => commands::export::export(&options),
         Command::Bench(bench) => commands::bench::bench(&bench),
+        Command::Completions { shell } => commands::shell::completions(shell),
+        Command::Man(options) => commands::shell::man(&options),
         Command::Exact { mdp, beta } => commands::exact::solve(&mdp, beta),
     }?;
     Ok(ExitCode::SUCCESS)

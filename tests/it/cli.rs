@@ -222,3 +222,24 @@ fn a_wrong_command_line_says_what_to_do() {
     assert_eq!(output.status.code(), Some(2));
     assert!(!socratiq(&["exact", "x.json"], "").status.success());
 }
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let commands = ["quickstart", "train", "eval", "logs"];
+    for shell in ["bash", "zsh", "fish"] {
+        let script = succeeds(&["completions", shell], "");
+        for command in commands {
+            assert!(script.contains(command), "{shell}: no {command}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("man1");
+    succeeds(&["man", "--out", out.to_str().unwrap()], "");
+    let page = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    assert!(page("socratiq.1").contains("multi\\-turn dialogue"));
+    for command in commands {
+        assert!(page("socratiq.1").contains(command), "{command}");
+    }
+    assert!(page("socratiq-train.1").contains("resume"));
+    assert!(page("socratiq-logs-check.1").contains("FILES"));
+}
