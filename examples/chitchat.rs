@@ -40,7 +40,7 @@ struct Line {
 }
 
 /// One participant in so many is for evaluation.
-const EVALUATED: u8 = 4;
+const EVALUATED: u8 = 3;
 const VULGAR: &str =
     r"(?i)\b(fuck\w*|shit\w*|bitch\w*|cunt\w*|dick|porn\w*|sexy?|nude\w*|penis|boobs?)\b";
 const ADDRESS: &str = r"(?i)https?://\S+|www\.\S+|\S+@\S+\.\w+|@\w+|\+?\d[\d \-()]{7,}\d";

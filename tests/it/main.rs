@@ -21,6 +21,7 @@ mod models;
 mod objectives;
 mod planning;
 mod quickstart;
+mod readme;
 mod rollouts;
 mod score;
 mod support;

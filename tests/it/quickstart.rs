@@ -26,7 +26,7 @@ fn arguments(out: &Path) -> Vec<String> {
 #[test]
 fn the_main_job_leaves_its_report_and_is_not_done_twice() {
     let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("run");
+    let out = folder.path().join("runs/quickstart");
     let arguments = arguments(&out);
     // 1. Interrupted in mid-run, it says so and keeps what it did.
     let child = Command::new(env!("CARGO_BIN_EXE_socratiq"))
@@ -98,4 +98,7 @@ fn the_main_job_leaves_its_report_and_is_not_done_twice() {
     assert!(again.status.success());
     assert_eq!(fs::metadata(&model).unwrap().modified().unwrap(), before);
     assert_eq!(json(&out.join("report.json")), numbers);
+
+    // 4. What README says to do then works with what it left.
+    crate::readme::every_command_works(folder.path());
 }

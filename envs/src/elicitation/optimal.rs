@@ -23,7 +23,7 @@ type Set = u64;
 #[derive(Clone, Debug)]
 pub struct Plan {
     value: f64,
-    choices: HashMap<Set, Choice>,
+    search: Search,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,14 +56,7 @@ impl Plan {
             solved: HashMap::new(),
         };
         let value = search.value(everything)?;
-        Some(Self {
-            value,
-            choices: search
-                .solved
-                .into_iter()
-                .map(|(set, (_, choice))| (set, choice))
-                .collect(),
-        })
+        Some(Self { value, search })
     }
 
     /// The best expected return of an episode.
@@ -73,17 +66,27 @@ impl Plan {
 
     /// The attribute to ask about when `possible` says which items are left; none when it is time to guess.
     pub fn ask(&self, possible: impl Iterator<Item = bool>) -> Option<usize> {
-        let set = possible
-            .enumerate()
-            .filter(|(_, possible)| *possible)
-            .fold(0, |set, (item, _)| set | 1 << item);
-        match self.choices.get(&set)? {
-            Choice::Ask(attribute) => Some(*attribute),
-            Choice::Guess => None,
+        match self.search.solved.get(&set_of(possible))? {
+            (_, Choice::Ask(attribute)) => Some(*attribute),
+            (_, Choice::Guess) => None,
         }
+    }
+
+    /// V(S), the best expected return when `possible` says which items are left, also where the best questioner
+    /// never comes. None when the search has grown too large.
+    pub fn value_of(&mut self, possible: impl Iterator<Item = bool>) -> Option<f64> {
+        self.search.value(set_of(possible))
     }
 }
 
+fn set_of(possible: impl Iterator<Item = bool>) -> Set {
+    possible
+        .enumerate()
+        .filter(|(_, possible)| *possible)
+        .fold(0, |set, (item, _)| set | 1 << item)
+}
+
+#[derive(Clone, Debug)]
 struct Search {
     success: f64,
     cost: f64,
@@ -96,6 +99,9 @@ struct Search {
 impl Search {
     /// `V(set)`; none when the search has grown too large.
     fn value(&mut self, set: Set) -> Option<f64> {
+        if set == 0 {
+            return Some(0.0);
+        }
         if let Some((value, _)) = self.solved.get(&set) {
             return Some(*value);
         }
@@ -196,9 +202,15 @@ mod tests {
                     ..ElicitationConfig::default()
                 };
                 let set: Vec<usize> = (0..6).collect();
-                let slow = slow_value(&table, &set, 1.0, question_cost / (1.0 - terse));
-                let plan = Plan::solve(&table, &config).unwrap();
+                let success = 1.0;
+                let slow = slow_value(&table, &set, success, question_cost / (1.0 - terse));
+                let mut plan = Plan::solve(&table, &config).unwrap();
                 assert!((plan.value() - slow).abs() < 1e-12, "{seed}");
+                for left in [vec![3], vec![0, 5], vec![1, 2, 4, 5]] {
+                    let slow = slow_value(&table, &left, success, question_cost / (1.0 - terse));
+                    let value = plan.value_of((0..6).map(|item| left.contains(&item)));
+                    assert!((value.unwrap() - slow).abs() < 1e-12, "{seed}");
+                }
             }
         }
     }

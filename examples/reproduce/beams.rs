@@ -1,0 +1,196 @@
+//! Beams: likelihood search on a DPO policy is search for value; does it help, and when does it stop to?
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use socratiq::envs::{RunSeed, Split, Trajectory};
+use socratiq::evaluation::Outcome;
+use socratiq::pairs::make_pairs;
+use socratiq::stats::Estimate;
+
+use crate::lab::{
+    Curve, SEEDS, curves, folder, over_seeds, play, say, set, shown, train, write_log, write_page,
+    write_preferences,
+};
+
+const BETAS: [f64; 3] = [0.05, 0.1, 0.3];
+const WIDTHS: [usize; 5] = [1, 2, 5, 10, 20];
+const PREFERENCES: usize = 4000;
+const EPISODES: u64 = 200;
+
+/// Of a policy at one width: the share of episodes in which it earns more than the questioner of the log on the same
+/// seed, ties half; and the tokens of an episode.
+#[derive(Clone, Copy)]
+struct Cell {
+    wins: f64,
+    tokens: f64,
+}
+
+pub(crate) fn run() -> Result<()> {
+    let mut names: Vec<String> = BETAS
+        .iter()
+        .map(|beta| format!("DPO, β = {beta}"))
+        .collect();
+    names.push("SFT (control)".to_owned());
+    // By seed, policy and width; and by seed and policy, drawn at temperature 1.
+    let mut cells: Vec<Vec<Vec<Cell>>> = Vec::new();
+    let mut drawn: Vec<Vec<Cell>> = Vec::new();
+    for seed in SEEDS {
+        let (searched, sampled) = one(seed)?;
+        cells.push(searched);
+        drawn.push(sampled);
+    }
+    let over =
+        |of: &dyn Fn(usize) -> f64| over_seeds(&(0..SEEDS.len()).map(of).collect::<Vec<_>>());
+    let mut page = String::from(PAGE);
+    let head: Vec<String> = WIDTHS
+        .iter()
+        .map(|width| format!("{width} beams"))
+        .collect();
+    let head = head.join(" | ").replacen("1 beams", "greedy", 1);
+    let mut wins = format!(
+        "| policy | drawn | {head} |\n|{}\n",
+        " --- |".repeat(WIDTHS.len() + 2)
+    );
+    let mut tokens = format!(
+        "| policy | {head} |\n|{}\n",
+        " --- |".repeat(WIDTHS.len() + 1)
+    );
+    let mut drawing = Vec::new();
+    for (policy, name) in names.iter().enumerate() {
+        let of = |width: usize| over(&|seed| cells[seed][policy][width].wins);
+        let row: Vec<String> = (0..WIDTHS.len()).map(|width| shown(&of(width))).collect();
+        let sampled = shown(&over(&|seed| drawn[seed][policy].wins));
+        writeln!(wins, "| {name} | {sampled} | {} |", row.join(" | "))?;
+        let of_tokens = |width: usize| over(&|seed| cells[seed][policy][width].tokens).mean;
+        let row: Vec<String> = (0..WIDTHS.len())
+            .map(|width| format!("{:.1}", of_tokens(width)))
+            .collect();
+        writeln!(tokens, "| {name} | {} |", row.join(" | "))?;
+        drawing.push(Curve {
+            name: name.clone(),
+            points: WIDTHS
+                .iter()
+                .enumerate()
+                .map(|(at, width)| (*width as f64, of(at)))
+                .collect(),
+        });
+    }
+    page += &wins;
+    page += "\n![win rate by number of beams](beams.svg)\n\n## Differences\n\n\
+             | policy | 5 beams − greedy | 20 beams − 5 beams |\n| --- | --- | --- |\n";
+    let mut gains: Vec<Estimate> = Vec::new();
+    for (policy, name) in names.iter().enumerate() {
+        let between = |a: usize, b: usize| {
+            over(&|seed| cells[seed][policy][a].wins - cells[seed][policy][b].wins)
+        };
+        gains.push(between(2, 0));
+        writeln!(
+            page,
+            "| {name} | {} | {} |",
+            shown(&between(2, 0)),
+            shown(&between(4, 2))
+        )?;
+    }
+    let control = gains[BETAS.len()].mean;
+    let better = gains[..BETAS.len()]
+        .iter()
+        .filter(|gain| gain.low > 0.0 && gain.mean > control);
+    write!(
+        page,
+        "\nFive beams are surely better than greedy, and gain more than on the SFT policy, at {} of {} values of β.\n\n\
+         ## Tokens of an episode\n\n{tokens}",
+        better.count(),
+        BETAS.len()
+    )?;
+    let picture = curves(
+        "Win rate against the questioners of the log",
+        "beams",
+        "win rate",
+        &drawing,
+    );
+    write_page("beams", &page, &picture)
+}
+
+const PAGE: &str = "# Beam search on a DPO policy\n\n\
+`cargo run --release --example reproduce -- beams`\n\n\
+After Fig. 2 of [arXiv 2404.12358](https://arxiv.org/abs/2404.12358): for a DPO policy, likelihood is the regularised \
+return, so beam search is search for value. Policies of three β learn from the same preferences; the control searches \
+with the SFT policy they began from. The number is the win rate: how often the policy earns more than the questioner of \
+the log on the same unseen seed, ties half, over 200 episodes; the mean of three seeds with 95 % t-intervals. “Drawn” is \
+one sample at temperature 1.\n\n";
+
+fn one(seed: u64) -> Result<(Vec<Vec<Cell>>, Vec<Cell>)> {
+    let folder = folder("beams", seed)?;
+    let run = RunSeed(seed);
+    say(&format!("beams, seed {seed}"));
+    let log = folder.join("log.jsonl");
+    let dialogues = play("mediocre", "greedy", None, (run, Split::Train, 0, 3000))?;
+    write_log(&log, &dialogues)?;
+    let rule = format!(
+        "random:margin=0.2,max_pairs={PREFERENCES},per_group={}",
+        2 * PREFERENCES
+    );
+    let preferences = folder.join("preferences.jsonl");
+    write_preferences(
+        &preferences,
+        &make_pairs(&dialogues, &rule.parse()?, run)?.0,
+    )?;
+    let sft = train(
+        "sft.toml",
+        &folder.join("sft"),
+        seed,
+        &[set("data.train", &log)],
+    )?;
+    let mut policies: Vec<PathBuf> = Vec::new();
+    for beta in BETAS {
+        let settings = [
+            set("model.path", &sft),
+            set("data.train", &preferences),
+            format!("objective.beta={beta}"),
+        ];
+        policies.push(train(
+            "dpo.toml",
+            &folder.join(format!("dpo-{beta}")),
+            seed,
+            &settings,
+        )?);
+    }
+    policies.push(sft);
+
+    let keys = (run, Split::Eval, 0, EPISODES);
+    let rivals = play("mediocre", "greedy", None, keys)?;
+    let cell = |policy: &Path, planner: &str| -> Result<Cell> {
+        let played = play(&policy.display().to_string(), planner, None, keys)?;
+        Ok(compare(&played, &rivals))
+    };
+    let mut searched = Vec::new();
+    let mut sampled = Vec::new();
+    for policy in &policies {
+        let widths = WIDTHS.iter().map(|width| match width {
+            1 => cell(policy, "greedy"),
+            _ => cell(policy, &format!("beam:width={width},objective=likelihood")),
+        });
+        searched.push(widths.collect::<Result<Vec<_>>>()?);
+        sampled.push(cell(policy, "sample:temperature=1")?);
+    }
+    Ok((searched, sampled))
+}
+
+/// Both played the same seeds, in one order.
+fn compare(played: &[Trajectory], rivals: &[Trajectory]) -> Cell {
+    let n = played.len() as f64;
+    let won = played.iter().zip(rivals).map(|(own, rival)| {
+        let difference = own.return_ - rival.return_;
+        match difference.abs() < 1e-9 {
+            true => 0.5,
+            false => f64::from(difference > 0.0),
+        }
+    });
+    let tokens = played.iter().filter_map(|t| Outcome::of(t, None).tokens);
+    Cell {
+        wins: won.sum::<f64>() / n,
+        tokens: tokens.sum::<usize>() as f64 / n,
+    }
+}

@@ -1,0 +1,144 @@
+//! README's commands, all of them, run as they stand there, with small files under the names that it uses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+/// The commands of README that begin with `socratiq`, in order, lines that go on joined.
+fn commands() -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("README.md")).unwrap();
+    let blocks = text.split("```sh\n").skip(1);
+    let lines = blocks.flat_map(|block| {
+        let block = block.split("```").next().unwrap();
+        let joined = block.replace("\\\n", " ");
+        joined.lines().map(str::to_owned).collect::<Vec<_>>()
+    });
+    lines.filter(|line| line.starts_with("socratiq ")).collect()
+}
+
+/// The words of a line, those in single quotes as one.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (part, text) in line.split('\'').enumerate() {
+        match part % 2 {
+            0 => words.extend(text.split_whitespace().map(str::to_owned)),
+            _ => words.push(text.to_owned()),
+        }
+    }
+    words
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        match entry.path().is_dir() {
+            true => copy_folder(&entry.path(), &to.join(entry.file_name())),
+            false => {
+                fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+    }
+}
+
+/// The first lines of a file as another one.
+fn head(from: &Path, lines: usize, to: &Path) {
+    let text = fs::read_to_string(from).unwrap();
+    let lines: Vec<&str> = text.lines().take(lines).collect();
+    fs::write(to, lines.join("\n") + "\n").unwrap();
+}
+
+/// Chats with ratings, as the example for real chats writes them.
+fn chats(path: &Path) {
+    let agent =
+        |text: &str, reward: f64| json!({"role": "assistant", "content": text, "reward": reward});
+    let lines: Vec<String> = (0..8)
+        .map(|number| {
+            let rating = 1.0 + f64::from(number);
+            let messages = [
+                json!({"role": "system", "content": "You are chatting."}),
+                json!({"role": "user", "content": format!("Is it number {number}?")}),
+                agent("Does it have legs?", 0.0),
+                json!({"role": "user", "content": "Yes."}),
+                agent(if number > 4 { "Is it a mammal?" } else { "Does it fly?" }, rating),
+            ];
+            let line: Value = json!({"id": number.to_string(), "messages": messages, "return": rating,
+                "ending": "terminated"});
+            line.to_string()
+        })
+        .collect();
+    fs::write(path, lines.join("\n") + "\n").unwrap();
+}
+
+/// Runs every command below `folder`, in which `runs/quickstart` is a main job that is done.
+pub(crate) fn every_command_works(folder: &Path) {
+    // 1. The files that the commands speak of.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let done = folder.join("runs/quickstart");
+    copy_folder(&root.join("configs"), &folder.join("configs"));
+    for name in ["my-model", "base", "SmolLM2-135M-Instruct"] {
+        copy_folder(&done.join("sft/final"), &folder.join(name));
+    }
+    copy_folder(&done.join("dpo/final"), &folder.join("tuned"));
+    head(
+        &done.join("preferences.jsonl"),
+        8,
+        &folder.join("prefs.jsonl"),
+    );
+    // What is not packed is read under such a name too.
+    head(
+        &done.join("preferences.jsonl"),
+        8,
+        &folder.join("prefs.jsonl.gz"),
+    );
+    head(
+        &done.join("own-tries.jsonl"),
+        80,
+        &folder.join("rollouts.jsonl"),
+    );
+    fs::write(
+        folder.join("chat.json"),
+        r#"[{"role": "user", "content": "I'm thinking of an animal."}]"#,
+    )
+    .unwrap();
+    fs::create_dir_all(folder.join("runs/chitchat")).unwrap();
+    for name in ["train.jsonl", "eval.jsonl"] {
+        chats(&folder.join("runs/chitchat").join(name));
+    }
+    // 2. The commands, with few episodes and a small model in the place of the one that is downloaded.
+    let commands = commands();
+    assert!(commands.len() > 15, "{commands:?}");
+    for command in commands {
+        let command = command.split(" > ").next().unwrap();
+        let mut arguments: Vec<String> = words(command)[1..].to_vec();
+        for at in 1..arguments.len() {
+            if arguments[at - 1] == "--episodes" {
+                "4".clone_into(&mut arguments[at]);
+            }
+            if PathBuf::from(&arguments[at])
+                .extension()
+                .is_some_and(|e| e == "gguf")
+            {
+                "my-model".clone_into(&mut arguments[at]);
+            }
+        }
+        if arguments[0] == "train" && !command.contains("model.path") && command.contains("smollm2")
+        {
+            arguments.extend(["--set", "model.path=\"my-model\""].map(str::to_owned));
+        }
+        if arguments[0] == "bench" {
+            // It measures the machine; its own test calls it.
+            continue;
+        }
+        let output = Command::new(env!("CARGO_BIN_EXE_socratiq"))
+            .args(&arguments)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+    }
+}
