@@ -335,11 +335,15 @@ impl QueryRows<'_> {
                 continue;
             }
             let numbers = at.start * padded..at.end * padded;
+            // What none of them sees is not computed; zeros in its place change no bit.
+            let ends = at.clone().map(|row| self.seen(row, base).end);
+            let used = ends.max().unwrap_or(0);
+            let computed = used.next_multiple_of(KEYS / 2);
             let scores = &mut self.scores[..at.len() * KEYS];
             scores.fill(0.0);
             panel_add(
                 simd,
-                [at.len(), dim, KEYS],
+                [at.len(), dim, computed],
                 by_rows(&self.queries[numbers.clone()], padded),
                 keys,
                 into_rows(scores, KEYS),
@@ -354,7 +358,7 @@ impl QueryRows<'_> {
                 // The running softmax: what was summed so far is rescaled when a higher score comes.
                 let [highest, sum] = self.sums[row];
                 let new_highest = highest.max(lanes::highest(simd, &scores[seen.clone()]));
-                weigh(scores, seen, new_highest);
+                weigh(&mut scores[..computed], seen, new_highest);
                 let added = lanes::sum(simd, scores);
                 if new_highest > highest {
                     let rescale = exp(highest - new_highest);
@@ -367,7 +371,7 @@ impl QueryRows<'_> {
             }
             panel_add(
                 simd,
-                [at.len(), KEYS, padded],
+                [at.len(), used, padded],
                 by_rows(&self.scores[..at.len() * KEYS], KEYS),
                 values,
                 into_rows(&mut self.out[numbers], padded),
@@ -517,10 +521,18 @@ impl Cursor {
                         let run = (width - place % width).min(places.end - place);
                         let start = place / width * heads.keys * dim * width + place % width;
                         let at = filled + place - places.start;
-                        for (into, entry) in keys.chunks_exact_mut(KEYS).zip(columns.clone()) {
-                            let from = &data[start + entry * width..][..run];
-                            for (into, from) in into[at..].iter_mut().zip(from) {
-                                *into = *from;
+                        let from = &data[start + columns.start * width..];
+                        if run == LINE {
+                            // A whole panel at once.
+                            let into = keys.chunks_exact_mut(KEYS);
+                            for (into, from) in into.zip(from.chunks_exact(LINE)) {
+                                into[at..at + LINE].copy_from_slice(from);
+                            }
+                        } else {
+                            for token in 0..run {
+                                let into = keys[at + token..].iter_mut().step_by(KEYS);
+                                let from = from[token..].iter().step_by(width);
+                                into.zip(from).for_each(|(into, from)| *into = *from);
                             }
                         }
                         place += run;
@@ -706,7 +718,10 @@ impl WithSimd for Backward<'_> {
                 let slopes = &mut scratch.slopes[..rows.len() * KEYS];
                 scores.fill(0.0);
                 slopes.fill(0.0);
-                let shape = [rows.len(), dim, KEYS];
+                // As in the forward pass: what none of them sees is not computed.
+                let used = seen(rows.end - 1).end;
+                let computed = used.next_multiple_of(KEYS / 2);
+                let shape = [rows.len(), dim, computed];
                 let keys_turned = Right::rows(&scratch.keys_transposed, KEYS);
                 panel_add(
                     simd,
@@ -729,7 +744,7 @@ impl WithSimd for Backward<'_> {
                     .zip(slopes.chunks_exact_mut(KEYS))
                 {
                     let [log_sum, level] = scratch.sums[at];
-                    weigh(scores, seen(at), log_sum);
+                    weigh(&mut scores[..computed], seen(at), log_sum);
                     for (slope, weight) in slopes.iter_mut().zip(scores) {
                         *slope = *weight * (*slope - level);
                     }
@@ -741,7 +756,7 @@ impl WithSimd for Backward<'_> {
                     column_step: KEYS,
                 };
                 let query_slopes = into_rows(&mut scratch.query_slopes[numbers], padded);
-                let shape = [rows.len(), KEYS, padded];
+                let shape = [rows.len(), used, padded];
                 panel_add(
                     simd,
                     shape,
@@ -749,7 +764,7 @@ impl WithSimd for Backward<'_> {
                     Right::rows(keys, padded),
                     query_slopes,
                 );
-                let shape = [KEYS, rows.len(), padded];
+                let shape = [used, rows.len(), padded];
                 let (out_slopes, queries) = (
                     Right::rows(out_slopes, padded),
                     Right::rows(queries, padded),

@@ -69,14 +69,15 @@ pub(super) fn panel_add<S: Simd>(
     };
     let lanes = S::F32_LANES;
     // As many columns at once as there are registers for their sums.
-    let wide = if S::REGISTER_COUNT >= 32 {
-        4 * lanes
-    } else {
-        2 * lanes
-    };
+    let most = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
     let mut column = 0;
     while column < n {
         let left_columns = n - column;
+        let vectors = match left_columns / lanes {
+            whole if whole >= most => most,
+            2 | 3 => 2,
+            _ => 1,
+        };
         let mut row = 0;
         while row < m {
             let rows = match m - row {
@@ -84,20 +85,20 @@ pub(super) fn panel_add<S: Simd>(
                 3.. => 3,
                 _ => 1,
             };
-            match (left_columns >= wide, wide / lanes, rows) {
-                (true, 4, 6) => tiles.tile::<S, 6, 4>(simd, row, column),
-                (true, 4, 3) => tiles.tile::<S, 3, 4>(simd, row, column),
-                (true, 4, _) => tiles.tile::<S, 1, 4>(simd, row, column),
-                (true, _, 6) => tiles.tile::<S, 6, 2>(simd, row, column),
-                (true, _, 3) => tiles.tile::<S, 3, 2>(simd, row, column),
-                (true, ..) => tiles.tile::<S, 1, 2>(simd, row, column),
-                (false, _, 6) => tiles.edge::<S, 6>(simd, row, column, left_columns.min(lanes)),
-                (false, _, 3) => tiles.edge::<S, 3>(simd, row, column, left_columns.min(lanes)),
-                (false, ..) => tiles.edge::<S, 1>(simd, row, column, left_columns.min(lanes)),
+            match (vectors, rows) {
+                (4, 6) => tiles.tile::<S, 6, 4>(simd, row, column),
+                (4, 3) => tiles.tile::<S, 3, 4>(simd, row, column),
+                (4, _) => tiles.tile::<S, 1, 4>(simd, row, column),
+                (2, 6) => tiles.tile::<S, 6, 2>(simd, row, column),
+                (2, 3) => tiles.tile::<S, 3, 2>(simd, row, column),
+                (2, _) => tiles.tile::<S, 1, 2>(simd, row, column),
+                (_, 6) => tiles.edge::<S, 6>(simd, row, column, left_columns.min(lanes)),
+                (_, 3) => tiles.edge::<S, 3>(simd, row, column, left_columns.min(lanes)),
+                (..) => tiles.edge::<S, 1>(simd, row, column, left_columns.min(lanes)),
             }
             row += rows;
         }
-        column += if left_columns >= wide { wide } else { lanes };
+        column += vectors * lanes;
     }
 }
 
