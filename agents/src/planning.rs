@@ -12,6 +12,7 @@ mod objective;
 mod puct;
 mod qtransform;
 mod search;
+mod solved;
 mod tree;
 mod trie;
 mod turn;
@@ -25,6 +26,7 @@ pub use objective::Objective;
 pub use puct::Puct;
 pub use qtransform::QTransform;
 pub use search::{Backup, Evaluator, Leaf, Limits, Search, Select, search};
+pub use solved::{Sequence, Solved};
 pub use tree::{Candidate, Evaluation, Node, NodeId, Tree};
 pub use trie::{Step, Trie};
 pub use turn::{

@@ -8,10 +8,12 @@
 
 mod path;
 mod population_dpo;
+mod random;
 mod spec;
 
 pub use path::Path;
 pub use population_dpo::{PreferenceModel, population_dpo};
+pub use random::World;
 pub use spec::{ActionSpec, MdpError, MdpSpec, StateSpec};
 
 use serde::Serialize;

@@ -1,14 +1,14 @@
 //! What several test modules use.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
 use socratiq::agents::model::{Adapters, Decoder};
 use socratiq::agents::{AgentError, Codec, Generator, Prompt};
-use socratiq::envs::exact::{ActionSpec, FiniteMdp, MdpSpec, StateSpec};
-use socratiq::envs::{Message, RunSeed, Stream, Tool};
+use socratiq::envs::exact::FiniteMdp;
+pub(crate) use socratiq::envs::exact::World;
+use socratiq::envs::{Message, RunSeed, Tool};
 
 /// Fails unless two numbers are as near as `tolerance`.
 #[track_caller]
@@ -20,63 +20,9 @@ pub(crate) fn assert_close(actual: f64, expected: f64, tolerance: f64) {
     );
 }
 
-/// How the world of a random MDP answers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum World {
-    Deterministic,
-    Stochastic,
-}
-
-/// A random tree of `depth` decisions with two initial states, two or three actions everywhere and, in a
-/// stochastic world, two outcomes per action. Some branches end early.
+/// A random tree of `depth` decisions.
 pub(crate) fn random_tree(seed: u64, depth: usize, world: World) -> FiniteMdp {
-    let mut stream = RunSeed(seed).stream("random tree");
-    let mut spec = MdpSpec::default();
-    let starts = probabilities(2, &mut stream);
-    for (number, probability) in starts.into_iter().enumerate() {
-        let id = format!("s{number}");
-        spec.initial.insert(id.clone(), probability);
-        grow(&mut spec, &id, depth, world, &mut stream);
-    }
-    FiniteMdp::try_from(spec).unwrap()
-}
-
-fn grow(spec: &mut MdpSpec, id: &str, depth: usize, world: World, stream: &mut Stream) {
-    let root = !id.contains('.');
-    let terminal = depth == 0 || (!root && stream.chance(0.15));
-    spec.states.push(StateSpec {
-        id: id.to_owned(),
-        terminal,
-    });
-    if terminal {
-        return;
-    }
-    let count = 2 + stream.below(2);
-    for (number, reference) in probabilities(count, stream).into_iter().enumerate() {
-        let outcomes = match world {
-            World::Deterministic => vec![1.0],
-            World::Stochastic => probabilities(2, stream),
-        };
-        let mut next = BTreeMap::new();
-        for (outcome, probability) in outcomes.into_iter().enumerate() {
-            let child = format!("{id}.{number}{outcome}");
-            next.insert(child.clone(), probability);
-            grow(spec, &child, depth - 1, world, stream);
-        }
-        spec.actions.push(ActionSpec {
-            state: id.to_owned(),
-            action: format!("a{number}"),
-            reference,
-            reward: 2.0 * stream.unit() - 1.0,
-            next,
-        });
-    }
-}
-
-fn probabilities(count: usize, stream: &mut Stream) -> Vec<f64> {
-    let weights: Vec<f64> = (0..count).map(|_| 0.1 + stream.unit()).collect();
-    let total: f64 = weights.iter().sum();
-    weights.into_iter().map(|weight| weight / total).collect()
+    FiniteMdp::random_tree(depth, world, &mut RunSeed(seed).stream("random tree")).unwrap()
 }
 
 /// Runs the command with `input` on its stdin.

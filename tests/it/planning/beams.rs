@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use socratiq::agents::Result;
 use socratiq::agents::planning::{
-    BeamPlanner, BeamRules, EarlyStopping, Grow, Models, NodeId, Objective, Successor, beam_search,
+    BeamPlanner, BeamRules, EarlyStopping, Models, NodeId, Objective, Solved,
 };
 use socratiq::envs::exact::{FiniteMdp, Solution};
 
@@ -88,94 +87,13 @@ fn lengths_max(sequences: &[Vec<u32>]) -> Option<usize> {
     sequences.iter().map(Vec::len).max()
 }
 
-/// Beams over a finite MDP.
-struct Exact<'a> {
-    mdp: &'a FiniteMdp,
-    solution: &'a Solution,
-    objective: Objective,
-}
-
-/// A state of the MDP, the sum of the objective without what stands for the future, and the actions.
-#[derive(Clone)]
-struct State {
-    place: usize,
-    sum: f64,
-    actions: Vec<usize>,
-}
-
-impl Exact<'_> {
-    /// The objective's term, and what the sum of a prefix has on top.
-    fn term(&self, action: usize) -> (f64, f64) {
-        let beta = self.solution.beta;
-        let (next, _) = self.mdp.next(action)[0];
-        let reference = beta * self.mdp.reference(action).ln();
-        match self.objective {
-            // Eq. 12.
-            Objective::ValueGuided => (
-                self.mdp.reward(action) + reference,
-                self.solution.value[next],
-            ),
-            // Eq. 13.
-            Objective::Likelihood => (beta * self.solution.policy[action].ln(), 0.0),
-            _ => (self.solution.implicit_reward[action], 0.0),
-        }
+fn solved<'a>(mdp: &'a FiniteMdp, solution: &'a Solution, objective: Objective) -> Solved<'a> {
+    Solved {
+        mdp,
+        solution,
+        value: &solution.value,
+        objective,
     }
-}
-
-impl Grow for Exact<'_> {
-    type State = State;
-
-    fn successors(&mut self, states: &mut [State], _: usize) -> Result<Vec<Vec<Successor>>> {
-        let of_state = |state: &mut State| {
-            let actions = self.mdp.actions(state.place).iter();
-            actions
-                .map(|action| {
-                    let (term, future) = self.term(*action);
-                    let (next, _) = self.mdp.next(*action)[0];
-                    Successor {
-                        action: *action as u32,
-                        sum: state.sum + term + future,
-                        logprob: self.solution.policy[*action].ln(),
-                        ends: self.mdp.actions(next).is_empty(),
-                    }
-                })
-                .collect()
-        };
-        Ok(states.iter_mut().map(of_state).collect())
-    }
-
-    fn grow(&mut self, states: Vec<State>, chosen: &[(usize, Successor)]) -> Vec<State> {
-        let after = |(beam, successor): &(usize, Successor)| {
-            let action = successor.action as usize;
-            let mut state = states[*beam].clone();
-            state.sum += self.term(action).0;
-            state.place = self.mdp.next(action)[0].0;
-            state.actions.push(action);
-            state
-        };
-        chosen.iter().map(after).collect()
-    }
-}
-
-/// What a search finds: action sequences, and their scores.
-fn search(exact: &mut Exact<'_>, start: usize, width: usize) -> Vec<(Vec<usize>, f64)> {
-    let rules = BeamRules {
-        width,
-        length_penalty: 0.0,
-        early_stopping: EarlyStopping::Never,
-        sums_fall: false,
-        max_length: 10,
-        ends: 3,
-    };
-    let start = State {
-        place: start,
-        sum: 0.0,
-        actions: Vec::new(),
-    };
-    let beams = beam_search(exact, start, rules, &|| false).unwrap();
-    (beams.found.into_iter())
-        .map(|found| (found.state.actions, found.score))
-        .collect()
 }
 
 /// With the exact V, guided search and likelihood search are one search (Eqs. 12 and 13): the same sequences at
@@ -190,12 +108,8 @@ fn value_guided_search_is_likelihood_search() {
             for &(start, _) in mdp.initial() {
                 for width in [1, 2, 3, 8] {
                     let found = |objective| {
-                        let mut exact = Exact {
-                            mdp: &mdp,
-                            solution: &solution,
-                            objective,
-                        };
-                        search(&mut exact, start, width)
+                        let solved = solved(&mdp, &solution, objective);
+                        solved.search(start, width).unwrap()
                     };
                     let (guided, likelihood) =
                         (found(Objective::ValueGuided), found(Objective::Likelihood));
@@ -225,22 +139,18 @@ fn a_wide_beam_is_enumeration() {
         let solution = mdp.solve(0.5).unwrap();
         let start = mdp.initial()[0].0;
         for objective in [Objective::Likelihood, Objective::LogRatio] {
-            let mut exact = Exact {
-                mdp: &mdp,
-                solution: &solution,
-                objective,
-            };
+            let solved = solved(&mdp, &solution, objective);
             let paths = mdp.paths().unwrap();
             let of_start = paths.iter().filter(|path| path.start == start);
             let best = of_start
                 .map(|path| {
                     path.steps
                         .iter()
-                        .map(|(action, _)| exact.term(*action).0)
+                        .map(|(action, _)| solved.term(*action).0)
                         .sum()
                 })
                 .fold(f64::NEG_INFINITY, f64::max);
-            assert_close(search(&mut exact, start, 100)[0].1, best, 1e-12);
+            assert_close(solved.search(start, 100).unwrap()[0].1, best, 1e-12);
         }
     }
 }
