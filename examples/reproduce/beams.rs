@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use socratiq::envs::{RunSeed, Split, Trajectory};
 use socratiq::evaluation::Outcome;
-use socratiq::pairs::make_pairs;
 use socratiq::stats::Estimate;
 
 use crate::lab::{
-    Curve, SEEDS, curves, folder, over_seeds, play, say, set, shown, train, write_log, write_page,
-    write_preferences,
+    Curve, SEEDS, Start, curves, folder, over_seeds, play, prefer, say, set, shown, start, train,
+    write_page,
 };
 
 const BETAS: [f64; 3] = [0.05, 0.1, 0.3];
@@ -125,28 +124,13 @@ fn one(seed: u64) -> Result<(Vec<Vec<Cell>>, Vec<Cell>)> {
     let folder = folder("beams", seed)?;
     let run = RunSeed(seed);
     say(&format!("beams, seed {seed}"));
-    let log = folder.join("log.jsonl");
-    let dialogues = play("mediocre", "greedy", None, (run, Split::Train, 0, 3000))?;
-    write_log(&log, &dialogues)?;
-    let rule = format!(
-        "random:margin=0.2,max_pairs={PREFERENCES},per_group={}",
-        2 * PREFERENCES
-    );
+    let Start { dialogues, model } = start(seed)?;
     let preferences = folder.join("preferences.jsonl");
-    write_preferences(
-        &preferences,
-        &make_pairs(&dialogues, &rule.parse()?, run)?.0,
-    )?;
-    let sft = train(
-        "sft.toml",
-        &folder.join("sft"),
-        seed,
-        &[set("data.train", &log)],
-    )?;
+    prefer(&dialogues, PREFERENCES, &preferences, run)?;
     let mut policies: Vec<PathBuf> = Vec::new();
     for beta in BETAS {
         let settings = [
-            set("model.path", &sft),
+            set("model.path", &model),
             set("data.train", &preferences),
             format!("objective.beta={beta}"),
         ];
@@ -157,7 +141,7 @@ fn one(seed: u64) -> Result<(Vec<Vec<Cell>>, Vec<Cell>)> {
             &settings,
         )?);
     }
-    policies.push(sft);
+    policies.push(model);
 
     let keys = (run, Split::Eval, 0, EPISODES);
     let rivals = play("mediocre", "greedy", None, keys)?;

@@ -11,12 +11,11 @@ use socratiq::agents::kernels::log_sum_exp;
 use socratiq::agents::model::{Adapters, Batch, Tape, Weights};
 use socratiq::envs::{RunSeed, Split, Trajectory};
 use socratiq::logs::{Demonstration, Preference, Record};
-use socratiq::pairs::make_pairs;
 use socratiq::stats::{Estimate, bootstrap_mean};
 
 use crate::lab::{
-    Curve, SEEDS, curves, folder, number, over_seeds, play, say, set, shown, train, write_log,
-    write_page, write_preferences, write_records,
+    Curve, SEEDS, Start, curves, folder, number, over_seeds, play, prefer, say, set, shown, start,
+    train, write_page, write_records,
 };
 
 const BETA: f64 = 0.1;
@@ -89,7 +88,12 @@ pub(crate) fn run() -> Result<()> {
     page += &laws;
     writeln!(
         page,
-        "\n{agreed} of {checked} intervals of the difference contain 0; of 95 % intervals, one in twenty may not."
+        "\n{agreed} of {checked} intervals of the difference contain 0; of 95 % intervals, one in twenty may not: {}.",
+        if agreed + 1 >= checked {
+            "reproduced"
+        } else {
+            "not reproduced"
+        }
     )?;
     let mut drawn = Vec::new();
     for (run, name) in ["A", "B"].iter().enumerate() {
@@ -146,33 +150,17 @@ fn one(seed: u64) -> Result<Found> {
     let run = RunSeed(seed);
     say(&format!("reward decline, seed {seed}"));
     // 1. What is learned from.
-    let log = folder.join("log.jsonl");
-    let dialogues = play("mediocre", "greedy", None, (run, Split::Train, 0, 3000))?;
-    write_log(&log, &dialogues)?;
-    let preferences = |name: &str, dialogues: &[Trajectory], count: usize| -> Result<_> {
-        let rule = format!(
-            "random:margin=0.2,max_pairs={count},per_group={}",
-            2 * count
-        );
-        let (pairs, _) = make_pairs(dialogues, &rule.parse()?, run)?;
-        let path = folder.join(name);
-        write_preferences(&path, &pairs)?;
-        Ok((path, pairs))
-    };
-    let (learned, pairs) = preferences("preferences.jsonl", &dialogues, PREFERENCES)?;
-    let unseen = play("mediocre", "greedy", None, (run, Split::Eval, 0, 300))?;
-    let (unseen, _) = preferences("unseen.jsonl", &unseen, 300)?;
+    let Start { dialogues, model } = start(seed)?;
+    let learned = folder.join("preferences.jsonl");
+    let pairs = prefer(&dialogues, PREFERENCES, &learned, run)?;
+    let dialogues = play("mediocre", "greedy", None, (run, Split::Eval, 0, 300))?;
+    let unseen = folder.join("unseen.jsonl");
+    prefer(&dialogues, 300, &unseen, run)?;
     let better = folder.join("chosen.jsonl");
     let demonstrations = pairs.iter().map(|pair| Record::Demonstration(chosen(pair)));
     write_records(&better, demonstrations)?;
     // 2. The runs.
-    let base = train(
-        "sft.toml",
-        &folder.join("sft"),
-        seed,
-        &[set("data.train", &log)],
-    )?;
-    let settings = [set("model.path", &base), set("data.train", &better)];
+    let settings = [set("model.path", &model), set("data.train", &better)];
     let sft = train(
         "sft-chosen.toml",
         &folder.join("sft-chosen"),
@@ -192,7 +180,7 @@ fn one(seed: u64) -> Result<Found> {
         train("dpo.toml", &out, seed, &settings)?;
         Ok(out)
     };
-    let (a, b) = (dpo("a", &sft)?, dpo("b", &base)?);
+    let (a, b) = (dpo("a", &sft)?, dpo("b", &model)?);
     // 3. Eq. 16 along the first.
     let drawn = play(
         &sft.display().to_string(),

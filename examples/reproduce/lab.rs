@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context as _, Result, bail};
 use socratiq::envs::{RunSeed, Split, Trajectory};
 use socratiq::logs::{Preference, Record, write_native};
+use socratiq::pairs::make_pairs;
 use socratiq::rollouts::{Key, Rollouts, Source, SourceOptions};
 use socratiq::stats::Estimate;
 use socratiq::train::config::Config;
@@ -59,6 +60,44 @@ pub(crate) fn play(
         .into_iter()
         .map(|played| Ok(played.result?.trajectory))
         .collect()
+}
+
+/// Dialogues of people of middling skill, and the policy that has learned to talk as they do.
+pub(crate) struct Start {
+    pub(crate) dialogues: Vec<Trajectory>,
+    pub(crate) model: PathBuf,
+}
+
+/// What results begin with; trained once for each seed.
+pub(crate) fn start(seed: u64) -> Result<Start> {
+    let folder = folder("start", seed)?;
+    let dialogues = play(
+        "mediocre",
+        "greedy",
+        None,
+        (RunSeed(seed), Split::Train, 0, 3000),
+    )?;
+    let log = folder.join("log.jsonl");
+    write_log(&log, &dialogues)?;
+    let settings = [set("data.train", &log)];
+    let model = train("sft.toml", &folder.join("sft"), seed, &settings)?;
+    Ok(Start { dialogues, model })
+}
+
+/// Preferences among dialogues, by which of two earned more, and the log they are written to.
+pub(crate) fn prefer(
+    dialogues: &[Trajectory],
+    count: usize,
+    path: &Path,
+    run: RunSeed,
+) -> Result<Vec<Preference>> {
+    let rule = format!(
+        "random:margin=0.2,max_pairs={count},per_group={}",
+        2 * count
+    );
+    let (pairs, _) = make_pairs(dialogues, &rule.parse()?, run)?;
+    write_preferences(path, &pairs)?;
+    Ok(pairs)
 }
 
 /// Writes a log.

@@ -7,6 +7,8 @@
 //! cargo run --release --example reproduce -- credit     # Fig. 1: which tokens earned it
 //! cargo run --release --example reproduce -- beams      # Fig. 2: beam search on a DPO policy
 //! cargo run --release --example reproduce -- decline    # Fig. 3 and Eq. 16: why rewards fall
+//! cargo run --release --example reproduce -- search     # Eq. 12 and 13: guided search is likelihood search
+//! cargo run --release --example reproduce -- luck       # beyond the paper: stochastic users
 //! ```
 //!
 //! The objective is the paper's and the order of things is what is looked at. The scale is not the paper's: policies
@@ -17,6 +19,8 @@ mod beams;
 mod credit;
 mod decline;
 mod lab;
+mod luck;
+mod search;
 
 use anyhow::{Result, bail};
 
@@ -31,6 +35,8 @@ fn main() -> Result<()> {
         Some("credit") => credit::run(),
         Some("beams") => beams::run(),
         Some("decline") => decline::run(),
-        _ => bail!("usage: reproduce credit|beams|decline"),
+        Some("search") => search::run(),
+        Some("luck") => luck::run(),
+        _ => bail!("usage: reproduce credit|beams|decline|search|luck"),
     }
 }

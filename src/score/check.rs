@@ -1,8 +1,8 @@
-//! Whether credit finds planted mistakes: tokens of a turn that is known to be wrong against all others.
+//! Whether credit finds planted mistakes: a turn that is known to be wrong, or its tokens, against all others.
 //!
-//! Every dialogue is judged by [`suspicion`] of its tokens, and the judge by the area under its ROC curve: the
-//! probability that a token of the planted turn is more suspicious than one of another turn. 1 is perfect, ½ is
-//! chance. Dialogues are independent and their tokens are not, so intervals resample dialogues.
+//! Every dialogue is judged by [`suspicion`] of its tokens or turns, and the judge by the area under its ROC curve: the
+//! probability that one of the mistake is more suspicious than another. 1 is perfect, ½ is chance. Dialogues are
+//! independent and what they consist of is not, so intervals resample dialogues.
 
 use socratiq_envs::Stream;
 
@@ -16,29 +16,56 @@ pub enum Judge {
     ImplicitReward,
     /// A low log-probability under the policy: a control, what likelihood alone knows.
     Logprob,
-    /// A low implicit return, shared equally by the dialogue's tokens: a control, what the label alone knows.
+    /// A low implicit return, shared equally by all of the dialogue: a control, what the label alone knows.
     Uniform,
 }
 
-/// A token: how suspicious it is, and whether it is part of a planted mistake.
+/// What is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Every token of the agent.
+    Token,
+    /// Every token of the agent to which the reference gave a probability below 0.9. The others follow from what was
+    /// said before them: where there is nothing to choose, there is nothing to be credited with.
+    Choice,
+    /// Every turn of the agent, by the sum over its tokens.
+    Turn,
+}
+
+/// A token or turn: how suspicious it is, and whether it is of a planted mistake.
 pub type Judged = (f64, bool);
 
-/// The agent's tokens of one dialogue, in which turn number `planted` is the mistake.
-pub fn suspicion(scored: &Scored, planted: usize, judge: Judge) -> Vec<Judged> {
-    let count = scored.completion.num_scored().max(1);
+/// What the agent said in one dialogue, in which turn number `planted` is the mistake.
+pub fn suspicion(scored: &Scored, planted: usize, judge: Judge, unit: Unit) -> Vec<Judged> {
+    let turns = scored.turns();
+    let units = match unit {
+        Unit::Token | Unit::Choice => scored.completion.num_scored(),
+        Unit::Turn => turns.len(),
+    };
+    let is_choice = |at: &usize| scored.reference_logprob[*at].is_some_and(|p| p < 0.9_f64.ln());
+    let share = -scored.credit.total() / units.max(1) as f64;
     let of = |at: usize| match judge {
         Judge::ImplicitReward => scored.credit.implicit_reward[at].map(|reward| -reward),
         Judge::Logprob => scored.logprob[at].map(|logprob| -logprob),
-        Judge::Uniform => Some(-scored.credit.total() / count as f64),
+        Judge::Uniform => Some(share),
     };
-    let turns = scored.turns().into_iter().enumerate();
-    turns
-        .flat_map(|(number, turn)| turn.map(move |at| (at, number == planted)))
-        .filter_map(|(at, mistake)| Some((of(at)?, mistake)))
-        .collect()
+    let mut judged = Vec::new();
+    for (number, turn) in turns.into_iter().enumerate() {
+        let mistake = number == planted;
+        match (unit, judge) {
+            (Unit::Token, _) => judged.extend(turn.filter_map(of).map(|of| (of, mistake))),
+            (Unit::Choice, _) => {
+                let choices = turn.filter(is_choice).filter_map(of);
+                judged.extend(choices.map(|of| (of, mistake)));
+            }
+            (Unit::Turn, Judge::Uniform) => judged.push((share, mistake)),
+            (Unit::Turn, _) => judged.push((turn.filter_map(of).sum(), mistake)),
+        }
+    }
+    judged
 }
 
-/// The area under the ROC curve over all tokens, ties counted half; none if all tokens are of one kind.
+/// The area under the ROC curve over all dialogues, ties counted half; none if all tokens are of one kind.
 ///
 /// By the rank sum of Mann and Whitney (1947).
 ///

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Elicitation, ElicitationConfig, Questioner, Table};
+use super::{Elicitation, ElicitationConfig, Table};
 use crate::environment::Observation;
 use crate::error::Result;
 use crate::message::{Message, Role};
@@ -69,10 +69,10 @@ pub struct Planted {
 ///
 /// # Errors
 /// When the environment or the questioner fails.
-pub async fn plant(
+pub async fn plant<P: Policy + Clone>(
     config: &ElicitationConfig,
     table: &Arc<Table>,
-    questioner: &Questioner,
+    questioner: &P,
     seed: EpisodeSeed,
 ) -> Result<Option<Planted>> {
     let mut environment = Elicitation::new(config.clone(), table.clone())?;
