@@ -34,11 +34,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use socratiq_envs::{Environment, EpisodeSeed, Policy, RunSeed, Split, Trajectory, rollout};
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::watch::{Receiver, channel};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -205,19 +206,28 @@ impl Rollouts {
     ) -> Result<()> {
         let mut waiting = keys.iter();
         let mut running = JoinSet::new();
-        while !stop.load(Ordering::Relaxed) {
-            while running.len() < self.concurrency
-                && let Some(key) = waiting.next()
-            {
-                running.spawn(watch(self.clone(), *key));
+        let (going_on, over) = channel(());
+        let mut play_all = async || -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                while running.len() < self.concurrency
+                    && let Some(key) = waiting.next()
+                {
+                    running.spawn(watch(self.clone(), *key, over.clone()));
+                }
+                match timeout(PATIENCE, running.join_next()).await {
+                    Err(_) => {}
+                    Ok(None) => break,
+                    Ok(Some(played)) => ended(played.context("an episode's watcher failed")?)?,
+                }
             }
-            match timeout(PATIENCE, running.join_next()).await {
-                Err(_) => {}
-                Ok(None) => break,
-                Ok(Some(played)) => ended(played.context("an episode's watcher failed")?)?,
-            }
-        }
-        Ok(())
+            Ok(())
+        };
+        let result = play_all().await;
+        // Episodes that are cut off end before the runtime does, whose clocks they look at; unless they hang.
+        drop(going_on);
+        let all = async { while running.join_next().await.is_some() {} };
+        let _ = timeout(GRACE, all).await;
+        result
     }
 
     /// One episode, from the environment's making to its trajectory.
@@ -253,11 +263,19 @@ impl Rollouts {
 }
 
 /// Plays an episode on a thread of its own, and goes away without it when it hangs.
-async fn watch(rollouts: Rollouts, key: Key) -> Played {
+async fn watch(rollouts: Rollouts, key: Key, mut over: Receiver<()>) -> Played {
     let limit = rollouts.timeout;
     let deadline = Instant::now() + limit;
     let thread = tokio::task::spawn_blocking(move || {
-        Handle::current().block_on(timeout_at(deadline, rollouts.episode(key, deadline)))
+        Handle::current().block_on(async {
+            let episode = timeout_at(deadline, rollouts.episode(key, deadline));
+            tokio::select! {
+                biased;
+                played = episode => played,
+                // Nobody asks for the episode any more.
+                _ = over.changed() => Ok(Err(anyhow!("it was cut off"))),
+            }
+        })
     });
     let result = match timeout_at(deadline + GRACE, thread).await {
         Ok(Ok(Ok(Ok(finished)))) => Ok(finished),

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -326,6 +326,50 @@ fn a_misbehaving_environment_costs_one_episode_with_a_reason() {
     check_fault(Fault::RewardsWithoutNumber, error("reward is NaN"));
     check_fault(Fault::WaitsForAnotherAgent, error("agent 7 is to act"));
     check_fault(Fault::Fails, error("the shop's database: no route to host"));
+}
+
+/// Never answers, and is counted as long as it exists.
+struct Lingering(Arc<AtomicUsize>);
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Environment for Lingering {
+    async fn reset(&mut self, _seed: EpisodeSeed) -> socratiq::envs::Result<Observation> {
+        std::future::pending().await
+    }
+
+    async fn step(&mut self, _action: Message) -> socratiq::envs::Result<Step> {
+        std::future::pending().await
+    }
+}
+
+/// Otherwise they would look at the clocks of a runtime that is gone.
+#[test]
+fn episodes_that_are_cut_off_end_before_the_run_does() {
+    let task: Task = "bandit".parse().unwrap();
+    let (living, stop) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let (made, stop_soon) = (living.clone(), stop.clone());
+    let rollouts = Rollouts {
+        environment: Arc::new(move || {
+            if made.fetch_add(1, Ordering::Relaxed) == 3 {
+                stop_soon.store(true, Ordering::Relaxed);
+            }
+            Ok(Box::new(Lingering(made.clone())))
+        }),
+        concurrency: 4,
+        ..Rollouts::new(&task, "lingering", Arc::new(|_, _| Box::new(Parrot)))
+    };
+    rollouts.run(&keys(10, 1), &stop, |_| Ok(())).unwrap();
+    assert!(stop.load(Ordering::Relaxed));
+    assert_eq!(living.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use socratiq::agents::planning::{
-    BeamPlanner, BeamRules, EarlyStopping, Models, NodeId, Objective, Solved,
-};
+use socratiq::agents::planning::{BeamPlanner, Models, NodeId, Objective, Solved};
 use socratiq::envs::exact::{FiniteMdp, Solution};
 
 use super::dialogue;
