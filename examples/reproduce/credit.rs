@@ -110,9 +110,11 @@ every turn and token is judged by its implicit reward β log π/π_ref. The numb
 reward for the planted turn, or for its tokens: 1 finds all, ½ is chance. A token has a choice if the reference gave it a \
 probability below 0.9; most tokens of a repeated question only copy what its first ones have begun, and are no mistakes of \
 their own. Turns are wasted so often that likelihood is no judge of them. Intervals are 95 %, within a seed over dialogues, \
-over seeds Student's t of three.\n\n";
+over seeds Student's t of three.\n\n\
+With verdicts that are always right at β = 0.1, and one repeated question making each worse side a turn longer, the same \
+seeds gave 0.57 to 0.60 for tokens: DPO blamed what told the sides apart, which were the ends of turns.\n\n";
 
-const ADVANTAGES: &str = "\n## Beside exact advantages\n\n\
+const ADVANTAGES: &str = "## Beside exact advantages\n\n\
 The value V of every set of animals that are left is solved exactly, so each turn of a dialogue has its advantage \
 Q − V. Policies learn from dialogues of people of middling skill, by which of two earned more; the table has the \
 correlation (Pearson) of a turn's implicit reward with its advantage, over the turns of 300 unseen dialogues. V is that of \
