@@ -17,6 +17,7 @@ use socratiq_envs::Trajectory;
 
 use super::{FACTS, Key, Played, Rollouts, SAMPLE, SUCCESS};
 use crate::evaluation::Outcome;
+use crate::whole_file::make_folder_of;
 
 /// An open log. No other process writes into it meanwhile.
 #[derive(Debug)]
@@ -30,13 +31,14 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log of `rollouts`, or begins it. What an earlier run of the same has finished stays.
+    /// Opens the log of `rollouts`, or begins it, in a folder that is made where there is none. What an earlier run of the same has finished stays.
     ///
     /// # Errors
     /// When another process is writing into it, a line is no trajectory, or it is the log of another
     /// environment, model or planner.
     pub fn open(path: &Path, rollouts: &Rollouts) -> Result<Self> {
         let place = || format!("cannot write `{}`", path.display());
+        make_folder_of(path)?;
         let mut options = File::options();
         let file = options.read(true).append(true).create(true).open(path);
         let file = file.with_context(place)?;

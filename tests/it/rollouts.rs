@@ -433,7 +433,8 @@ fn lines(path: &Path) -> Vec<Value> {
 fn the_command_writes_equal_files_and_goes_on_with_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let (whole, parts) = (path("whole.jsonl"), path("parts.jsonl"));
+    // A folder is made where there is none.
+    let (whole, parts) = (path("whole.jsonl"), path("new/folder/parts.jsonl"));
     let (whole_name, parts_name) = (whole.to_str().unwrap(), parts.to_str().unwrap());
     let out = succeeds(
         &rollout_command(whole_name, &["--episodes", "40", "--concurrency", "1"]),
