@@ -13,7 +13,7 @@ mod understand;
 mod user;
 
 pub use belief::Belief;
-pub use mistake::{Planted, Repeating, plant};
+pub use mistake::{Planted, Repeating, Wasted, plant};
 pub use optimal::Plan;
 pub use questioner::{Questioner, Style};
 pub use table::{Attribute, Item, Table, TableError};

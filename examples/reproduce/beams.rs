@@ -10,7 +10,7 @@ use socratiq::stats::Estimate;
 
 use crate::lab::{
     Curve, SEEDS, Start, curves, folder, over_seeds, play, prefer, say, set, shown, start, train,
-    write_page,
+    write_page, write_preferences,
 };
 
 const BETAS: [f64; 3] = [0.05, 0.1, 0.3];
@@ -136,7 +136,7 @@ fn one(seed: u64) -> Result<(Vec<Vec<Cell>>, Vec<Cell>)> {
     say(&format!("beams, seed {seed}"));
     let Start { dialogues, model } = start(seed)?;
     let preferences = folder.join("preferences.jsonl");
-    prefer(&dialogues, PREFERENCES, &preferences, run)?;
+    write_preferences(&preferences, &prefer(&dialogues, PREFERENCES, run)?)?;
     let mut policies: Vec<PathBuf> = Vec::new();
     for beta in BETAS {
         let settings = [

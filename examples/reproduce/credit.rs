@@ -32,10 +32,7 @@ pub(crate) fn run() -> Result<()> {
         correlations.push(advantages::correlations(seed)?);
     }
     let mut page = String::from(PAGE);
-    for (unit, of) in ["turn", "token with a choice", "token"]
-        .into_iter()
-        .enumerate()
-    {
+    for (unit, (_, of)) in mistakes::UNITS.into_iter().enumerate() {
         let of_unit: Vec<&[Estimate]> = found.iter().map(|seed| &*seed[unit]).collect();
         writeln!(
             page,

@@ -15,7 +15,7 @@ use socratiq::stats::{Estimate, bootstrap_mean};
 
 use crate::lab::{
     Curve, SEEDS, Start, curves, folder, number, over_seeds, play, prefer, say, set, shown, start,
-    train, write_page, write_records,
+    train, write_page, write_preferences, write_records,
 };
 
 const BETA: f64 = 0.1;
@@ -152,10 +152,11 @@ fn one(seed: u64) -> Result<Found> {
     // 1. What is learned from.
     let Start { dialogues, model } = start(seed)?;
     let learned = folder.join("preferences.jsonl");
-    let pairs = prefer(&dialogues, PREFERENCES, &learned, run)?;
+    let pairs = prefer(&dialogues, PREFERENCES, run)?;
+    write_preferences(&learned, &pairs)?;
     let dialogues = play("mediocre", "greedy", None, (run, Split::Eval, 0, 300))?;
     let unseen = folder.join("unseen.jsonl");
-    prefer(&dialogues, 300, &unseen, run)?;
+    write_preferences(&unseen, &prefer(&dialogues, 300, run)?)?;
     let better = folder.join("chosen.jsonl");
     let demonstrations = pairs.iter().map(|pair| Record::Demonstration(chosen(pair)));
     write_records(&better, demonstrations)?;

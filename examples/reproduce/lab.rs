@@ -84,20 +84,17 @@ pub(crate) fn start(seed: u64) -> Result<Start> {
     Ok(Start { dialogues, model })
 }
 
-/// Preferences among dialogues, by which of two earned more, and the log they are written to.
+/// Preferences among dialogues, by which of two earned more.
 pub(crate) fn prefer(
     dialogues: &[Trajectory],
     count: usize,
-    path: &Path,
     run: RunSeed,
 ) -> Result<Vec<Preference>> {
     let rule = format!(
         "random:margin=0.2,max_pairs={count},per_group={}",
         2 * count
     );
-    let (pairs, _) = make_pairs(dialogues, &rule.parse()?, run)?;
-    write_preferences(path, &pairs)?;
-    Ok(pairs)
+    Ok(make_pairs(dialogues, &rule.parse()?, run)?.0)
 }
 
 /// Writes a log.

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use socratiq::agents::planning::{Objective, Solved};
+use socratiq::envs::RunSeed;
 use socratiq::envs::exact::{FiniteMdp, World};
-use socratiq::envs::{RunSeed, Stream};
 
 use crate::lab::{Curve, SEEDS, curves, over_seeds, shown, write_page};
 
@@ -47,7 +47,7 @@ pub(crate) fn run() -> Result<()> {
     }
     writeln!(
         page,
-        "\nWith the exact V {} sequences are the same: {}.\n\n![agreement by error in V](search.svg)",
+        "\nWith the exact V {} best sequences are the same: {}.\n\n![agreement by error in V](search.svg)",
         if exact { "all" } else { "not all" },
         if exact {
             "reproduced"
@@ -90,7 +90,7 @@ fn one(seed: u64, beta: f64, error: f64) -> Result<Found> {
         let value: Vec<f64> = (solution.value.iter().enumerate())
             .map(|(state, value)| match mdp.actions(state) {
                 [] => 0.0,
-                _ => value + error * normal(&mut errors),
+                _ => value + error * errors.normal(),
             })
             .collect();
         for width in WIDTHS {
@@ -118,10 +118,4 @@ fn one(seed: u64, beta: f64, error: f64) -> Result<Found> {
         agreed: agreed / searches,
         lost: lost / searches,
     })
-}
-
-/// A standard normal number (Box and Muller 1958).
-fn normal(stream: &mut Stream) -> f64 {
-    let (radius, angle) = (1.0 - stream.unit(), stream.unit());
-    (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }

@@ -90,7 +90,6 @@ impl Quickstart {
         let task: Task = env.parse()?;
         let run = RunSeed(self.seed);
         let keys = Key::of_run(run, Split::Eval, self.episodes, 1);
-        std::fs::create_dir_all(self.path("evaluation").join(folder))?;
         let (mut columns, mut questions) = (Vec::new(), Vec::new());
         // Search takes its time; where nobody can name the animal, there is nothing to find.
         let planners = if env == SEEN { &PLANNERS[..] } else { &[] };

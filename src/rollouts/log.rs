@@ -31,7 +31,8 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the log of `rollouts`, or begins it, in a folder that is made where there is none. What an earlier run of the same has finished stays.
+    /// Opens the log of `rollouts`, or begins it, in a folder that is made where there is none. What an earlier run of
+    /// the same has finished stays.
     ///
     /// # Errors
     /// When another process is writing into it, a line is no trajectory, or it is the log of another

@@ -65,7 +65,7 @@ pub fn suspicion(scored: &Scored, planted: usize, judge: Judge, unit: Unit) -> V
     judged
 }
 
-/// The area under the ROC curve over all dialogues, ties counted half; none if all tokens are of one kind.
+/// The area under the ROC curve over all dialogues, ties counted half; none if all that is judged is of one kind.
 ///
 /// By the rank sum of Mann and Whitney (1947).
 ///

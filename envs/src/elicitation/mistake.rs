@@ -13,25 +13,45 @@ use crate::rollout::rollout;
 use crate::seed::EpisodeSeed;
 use crate::trajectory::Trajectory;
 
-/// A policy that wastes one turn: it says again what it said the turn before.
+/// Which turns a [`Repeating`] policy wastes. The first has nothing to repeat.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wasted {
+    /// This one, from 0.
+    Turn(usize),
+    /// Each with this probability, drawn from the episode's seed.
+    Share(f64),
+}
+
+/// A policy that wastes turns: it says again what it said the turn before.
 ///
 /// What the wrapped policy hears next is the answer to what it asked last, so it goes on as if nothing had
 /// happened.
 #[derive(Clone, Debug)]
 pub struct Repeating<P> {
     policy: P,
-    /// The turn that is wasted, from 0; the first has nothing to repeat.
-    turn: usize,
-    said: Vec<Message>,
+    wasted: Wasted,
+    seed: EpisodeSeed,
+    /// Turns so far.
+    said: u32,
+    last: Option<Message>,
 }
 
 impl<P> Repeating<P> {
-    /// Lets `policy` play, but at `turn`.
-    pub fn new(policy: P, turn: usize) -> Self {
+    /// Lets `policy` play, but where a turn is wasted.
+    pub fn new(policy: P, wasted: Wasted) -> Self {
         Self {
             policy,
-            turn,
-            said: Vec::new(),
+            wasted,
+            seed: EpisodeSeed::default(),
+            said: 0,
+            last: None,
+        }
+    }
+
+    fn wastes_this_turn(&self) -> bool {
+        match self.wasted {
+            Wasted::Turn(turn) => self.said as usize == turn,
+            Wasted::Share(share) => self.seed.stream(self.said + 1, "absent").chance(share),
         }
     }
 }
@@ -39,16 +59,17 @@ impl<P> Repeating<P> {
 #[async_trait]
 impl<P: Policy> Policy for Repeating<P> {
     async fn begin(&mut self, seed: EpisodeSeed) -> Result<()> {
-        self.said.clear();
+        (self.seed, self.said, self.last) = (seed, 0, None);
         self.policy.begin(seed).await
     }
 
     async fn act(&mut self, observation: &Observation) -> Result<Message> {
-        let message = match self.said.last() {
-            Some(last) if self.said.len() == self.turn => last.clone(),
+        let message = match &self.last {
+            Some(last) if self.wastes_this_turn() => last.clone(),
             _ => self.policy.act(observation).await?,
         };
-        self.said.push(message.clone());
+        self.said += 1;
+        self.last = Some(message.clone());
         Ok(message)
     }
 }
@@ -89,7 +110,7 @@ pub async fn plant<P: Policy + Clone>(
         return Ok(None);
     }
     let turn = 1 + seed.stream(0, "planted mistake").below(questions);
-    let mut mistaken = Repeating::new(questioner.clone(), turn);
+    let mut mistaken = Repeating::new(questioner.clone(), Wasted::Turn(turn));
     let episode = rollout(&mut environment, &mut [&mut mistaken], seed).await?;
     Ok(episode
         .solo()

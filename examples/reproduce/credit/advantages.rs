@@ -19,12 +19,7 @@ pub(super) fn correlations(seed: u64) -> Result<Vec<f64>> {
     let run = RunSeed(seed);
     say(&format!("exact advantages, seed {seed}"));
     let Start { dialogues, model } = start(seed)?;
-    let pairs = prefer(
-        &dialogues,
-        PREFERENCES,
-        &folder.join("preferences.jsonl"),
-        run,
-    )?;
+    let pairs = prefer(&dialogues, PREFERENCES, run)?;
     let unseen = play("mediocre", "greedy", None, (run, Split::Eval, 0, JUDGED))?;
     let advantages = advantages(&unseen)?;
     let unseen: Vec<&Trajectory> = unseen.iter().collect();

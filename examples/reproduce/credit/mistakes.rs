@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use async_trait::async_trait;
 use futures::executor::block_on;
-use socratiq::envs::elicitation::{Elicitation, Planted, Questioner, Style, plant};
-use socratiq::envs::{
-    self, EpisodeSeed, Message, Observation, Policy, RunSeed, Split, Trajectory, rollout,
+use socratiq::envs::elicitation::{
+    Elicitation, Planted, Questioner, Repeating, Style, Wasted, plant,
 };
+use socratiq::envs::{RunSeed, Split, Trajectory, rollout};
 use socratiq::logs::Preference;
 use socratiq::pairs::make_pairs;
 use socratiq::score::check::{Judge, Judged, Unit, auroc_interval, suspicion};
@@ -28,7 +27,12 @@ const BETA: f64 = 1.0;
 /// Areas under the curve by unit, in the order of [`UNITS`], and judge.
 pub(super) type Areas = [Vec<Estimate>; 3];
 
-const UNITS: [Unit; 3] = [Unit::Turn, Unit::Choice, Unit::Token];
+/// What is judged, and what the page calls it.
+pub(super) const UNITS: [(Unit, &str); 3] = [
+    (Unit::Turn, "turn"),
+    (Unit::Choice, "token with a choice"),
+    (Unit::Token, "token"),
+];
 
 /// The areas of the judges, in the order of the page.
 pub(super) fn areas(seed: u64) -> Result<Areas> {
@@ -52,11 +56,10 @@ pub(super) fn areas(seed: u64) -> Result<Areas> {
     }
     let preferences = folder.join("preferences.jsonl");
     write_preferences(&preferences, &verdicts(&dialogues, run)?)?;
-    let mut stream = run.stream("shuffled verdicts");
-    for at in (1..dialogues.len()).rev() {
-        let other = stream.below(at + 1);
-        let of_other = dialogues[other].return_;
-        dialogues[other].return_ = std::mem::replace(&mut dialogues[at].return_, of_other);
+    let mut returns: Vec<f64> = dialogues.iter().map(|dialogue| dialogue.return_).collect();
+    run.stream("shuffled verdicts").shuffle(&mut returns);
+    for (dialogue, return_) in dialogues.iter_mut().zip(returns) {
+        dialogue.return_ = return_;
     }
     let shuffled = folder.join("shuffled.jsonl");
     write_preferences(&shuffled, &verdicts(&dialogues, run)?)?;
@@ -78,17 +81,18 @@ pub(super) fn areas(seed: u64) -> Result<Areas> {
     let (dpo, control) = (dpo("dpo", &preferences)?, dpo("shuffled", &shuffled)?);
     // 3. What each says of the tokens of unseen dialogues.
     let unseen = planted(run, Split::Eval, JUDGED)?;
-    let judges = [
-        (&dpo, Judge::ImplicitReward),
-        (&sft, Judge::Logprob),
-        (&control, Judge::ImplicitReward),
-        (&dpo, Judge::Uniform),
-    ];
     let mistaken: Vec<&Trajectory> = unseen.iter().map(|planted| &planted.mistaken).collect();
+    let scored = |model: &Path| score(model, &sft, &mistaken);
+    let (of_dpo, of_sft, of_control) = (scored(&dpo)?, scored(&sft)?, scored(&control)?);
+    let judges = [
+        (&of_dpo, Judge::ImplicitReward),
+        (&of_sft, Judge::Logprob),
+        (&of_control, Judge::ImplicitReward),
+        (&of_dpo, Judge::Uniform),
+    ];
     let mut found = Areas::default();
-    for (model, judge) in judges {
-        let scored = score(model, &sft, &mistaken)?;
-        for (found, unit) in found.iter_mut().zip(UNITS) {
+    for (scored, judge) in judges {
+        for (found, (unit, _)) in found.iter_mut().zip(UNITS) {
             let judged = scored.iter().zip(&unseen);
             let judged: Vec<Vec<Judged>> = judged
                 .map(|(scored, planted)| suspicion(scored, planted.turn, judge, unit))
@@ -117,43 +121,12 @@ fn verdicts(dialogues: &[Trajectory], run: RunSeed) -> Result<Vec<Preference>> {
     Ok(pairs)
 }
 
-/// Plays as another does, but often says again what it said last.
-struct Absent<P> {
-    policy: P,
-    seed: EpisodeSeed,
-    turn: u32,
-    said: Option<Message>,
-}
-
-#[async_trait]
-impl<P: Policy> Policy for Absent<P> {
-    async fn begin(&mut self, seed: EpisodeSeed) -> envs::Result<()> {
-        (self.seed, self.turn, self.said) = (seed, 0, None);
-        self.policy.begin(seed).await
-    }
-
-    async fn act(&mut self, observation: &Observation) -> envs::Result<Message> {
-        self.turn += 1;
-        let repeats = self.seed.stream(self.turn, "absent").chance(ABSENCE);
-        let message = match self.said.take() {
-            Some(message) if repeats => message,
-            _ => self.policy.act(observation).await?,
-        };
-        self.said = Some(message.clone());
-        Ok(message)
-    }
-}
-
 /// Dialogues of the best questioner in an absent state of mind.
 fn absent_minded(run: RunSeed) -> Result<Vec<Trajectory>> {
     let (config, table) = task()?;
     let mut environment = Elicitation::new(config.clone(), table.clone())?;
-    let mut questioner = Absent {
-        policy: Questioner::new(Style::Optimal, config, table),
-        seed: EpisodeSeed::default(),
-        turn: 0,
-        said: None,
-    };
+    let questioner = Questioner::new(Style::Optimal, config, table);
+    let mut questioner = Repeating::new(questioner, Wasted::Share(ABSENCE));
     let mut all = Vec::new();
     for index in 0..DIALOGUES as u64 {
         let seed = run.episode(Split::Train, index);
