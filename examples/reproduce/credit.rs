@@ -138,7 +138,7 @@ fn score(policy: &Path, reference: &Path, dialogues: &[&Trajectory]) -> Result<V
     let models = Models::open(&text(policy), Some(&text(reference)), Some(1.0))?;
     let (codec, longest) = (models.codec().clone(), models.context_length());
     let objective = Objective::new(Kind::Dpo);
-    let mut encoder = Encoder::new(codec, &objective, longest, TooLong::Refuse);
+    let encoder = Encoder::new(codec, &objective, longest, TooLong::Refuse);
     let mut scorer = Scorer::new(models);
     let mut scored = Vec::new();
     // Two at a time, as the scorer takes them; neither is the better one here.

@@ -226,7 +226,7 @@ fn show(options: &PreviewOptions) -> Result<()> {
             Record::Demonstration(_) | Record::Trajectory(_) => (Kind::Sft, ["dialogue"; 2]),
         };
         let objective = Objective::new(kind);
-        let mut encoder = Encoder::new(codec.clone(), &objective, usize::MAX, TooLong::Refuse);
+        let encoder = Encoder::new(codec.clone(), &objective, usize::MAX, TooLong::Refuse);
         let examples = encoder
             .encode(record)
             .with_context(|| format!("{}: line {}", options.file.display(), row.line))?;

@@ -104,7 +104,7 @@ impl Scores {
         let objective = Objective::new(Kind::Dpo);
         let models = self.scorer.models();
         let (codec, longest) = (models.codec().clone(), models.context_length());
-        let mut encoder = Encoder::new(codec, &objective, longest, TooLong::Refuse);
+        let encoder = Encoder::new(codec, &objective, longest, TooLong::Refuse);
         let mut complaints = Complaints::default();
         let (mut waiting, mut tokens) = (Vec::new(), 0);
         let bar = counter("pairs scored");

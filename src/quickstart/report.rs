@@ -73,7 +73,7 @@ impl Quickstart {
         let models = Models::open(&text(policy), Some(&text(reference)), None)?;
         let objective = Objective::new(Kind::Dpo);
         let (codec, longest) = (models.codec().clone(), models.context_length());
-        let mut encoder = Encoder::new(codec.clone(), &objective, longest, TooLong::Refuse);
+        let encoder = Encoder::new(codec.clone(), &objective, longest, TooLong::Refuse);
         let mut scorer = Scorer::new(models);
         let (mut margins, mut lowest, mut scored) = (Vec::new(), Lowest::default(), Vec::new());
         for pair in pairs {

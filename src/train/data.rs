@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use socratiq_agents::chat::ChatCodec;
+use socratiq_agents::kernels::parallel;
 
 use super::config::{Config, OnBadRow};
 use super::example::Encoder;
@@ -30,6 +31,11 @@ pub struct Loaded {
 
 /// Bad rows that are shown.
 const SHOWN: usize = 5;
+/// Rows that are encoded side by side.
+const WINDOW: usize = 256;
+
+/// A record and where it is, or what is wrong with a row.
+pub(super) type Row = std::result::Result<(String, Record), String>;
 
 /// Reads `files` and encodes what the objective learns from.
 ///
@@ -45,38 +51,47 @@ pub fn load(
 ) -> Result<Loaded> {
     let data = &config.data;
     let longest = data.max_length.min(context);
-    let mut encoder = Encoder::new(codec.clone(), &config.objective, longest, data.too_long);
+    let encoder = Encoder::new(codec.clone(), &config.objective, longest, data.too_long);
     let mut writer = Writer::new(scratch)?;
     let (mut rows, mut num_bad, mut cut, mut degenerate) = (0, 0, 0, 0);
     let mut bad = Vec::new();
-    each_row(files, data.format.as_deref(), |row| {
-        rows += 1;
-        let encoded = row.and_then(|(place, record)| {
-            encoder
-                .encode(&record)
-                .map_err(|problem| format!("{place}: {problem}"))
+    let mut encode = |window: Vec<Row>| -> Result<()> {
+        rows += window.len();
+        let encoded = parallel::map(window.len(), |index| match &window[index] {
+            Ok((place, record)) => encoder
+                .encode(record)
+                .map_err(|problem| format!("{place}: {problem}")),
+            Err(problem) => Err(problem.clone()),
         });
-        match encoded {
-            Ok(examples) => {
-                for example in examples {
-                    cut += example
-                        .completions
-                        .iter()
-                        .filter(|completion| completion.cut)
-                        .count();
-                    degenerate += usize::from(example.is_degenerate());
-                    writer.push(&example)?;
+        for examples in encoded {
+            match examples {
+                Ok(examples) => {
+                    for example in examples {
+                        let completions = example.completions.iter();
+                        cut += completions.filter(|completion| completion.cut).count();
+                        degenerate += usize::from(example.is_degenerate());
+                        writer.push(&example)?;
+                    }
                 }
-            }
-            Err(problem) => {
-                num_bad += 1;
-                if bad.len() < SHOWN {
-                    bad.push(problem);
+                Err(problem) => {
+                    num_bad += 1;
+                    if bad.len() < SHOWN {
+                        bad.push(problem);
+                    }
                 }
             }
         }
         Ok(())
+    };
+    let mut window = Vec::new();
+    each_row(files, data.format.as_deref(), |row| {
+        window.push(row);
+        if window.len() == WINDOW {
+            encode(std::mem::take(&mut window))?;
+        }
+        Ok(())
     })?;
+    encode(window)?;
     if num_bad > 0 && data.on_bad_row == OnBadRow::Error {
         let more = match num_bad - bad.len() {
             0 => String::new(),
@@ -105,14 +120,14 @@ pub fn load(
     })
 }
 
-/// Calls `visit` with each record of `files` and where it is, or with what is wrong with a row.
+/// Calls `visit` with each row of `files`.
 ///
 /// # Errors
 /// When a file cannot be read, or `visit` fails.
 pub(super) fn each_row(
     files: &[PathBuf],
     format: Option<&str>,
-    mut visit: impl FnMut(std::result::Result<(String, Record), String>) -> Result<()>,
+    mut visit: impl FnMut(Row) -> Result<()>,
 ) -> Result<()> {
     let format = format
         .map(str::parse::<Format>)

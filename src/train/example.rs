@@ -1,7 +1,7 @@
 //! A row of a log as tokens: completions with the agent's turns marked.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
@@ -122,7 +122,7 @@ impl Example {
     }
 }
 
-/// Makes examples of records.
+/// Makes examples of records, on as many threads as one likes.
 #[derive(Debug)]
 pub struct Encoder<'a> {
     codec: Arc<ChatCodec>,
@@ -130,7 +130,7 @@ pub struct Encoder<'a> {
     max_length: usize,
     too_long: TooLong,
     /// Codecs by the template variables that rows bring.
-    by_variables: HashMap<String, Arc<ChatCodec>>,
+    by_variables: Mutex<HashMap<String, Arc<ChatCodec>>>,
 }
 
 impl<'a> Encoder<'a> {
@@ -146,7 +146,7 @@ impl<'a> Encoder<'a> {
             objective,
             max_length,
             too_long,
-            by_variables: HashMap::new(),
+            by_variables: Mutex::default(),
         }
     }
 
@@ -155,7 +155,7 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// When the record is of a kind that the objective does not learn from, cannot be encoded, or is too
     /// long to learn from.
-    pub fn encode(&mut self, record: &Record) -> Result<Vec<Example>> {
+    pub fn encode(&self, record: &Record) -> Result<Vec<Example>> {
         let unpaired = self
             .objective
             .kind
@@ -212,7 +212,7 @@ impl<'a> Encoder<'a> {
         self.objective.kind.any(|kind| kind == Kind::Kto)
     }
 
-    fn paired(&mut self, preference: &Preference) -> Result<Vec<Example>> {
+    fn paired(&self, preference: &Preference) -> Result<Vec<Example>> {
         let chosen = self.completion(&preference.prompt, &preference.chosen, preference)?;
         let rejected = preference
             .rejected
@@ -232,7 +232,7 @@ impl<'a> Encoder<'a> {
         Ok(rejected.into_iter().map(pair).collect())
     }
 
-    fn unpaired(&mut self, preference: &Preference) -> Result<Vec<Example>> {
+    fn unpaired(&self, preference: &Preference) -> Result<Vec<Example>> {
         let chosen = self.completion(&preference.prompt, &preference.chosen, preference)?;
         let mut examples = vec![single(chosen, true, preference.weight)];
         if self.needs_labels() {
@@ -244,7 +244,7 @@ impl<'a> Encoder<'a> {
         Ok(examples)
     }
 
-    fn feedback(&mut self, feedback: &Feedback) -> Result<Vec<Example>> {
+    fn feedback(&self, feedback: &Feedback) -> Result<Vec<Example>> {
         if !feedback.label && !self.needs_labels() {
             return Ok(Vec::new());
         }
@@ -259,7 +259,7 @@ impl<'a> Encoder<'a> {
     }
 
     fn completion(
-        &mut self,
+        &self,
         prompt: &Turns,
         completion: &Turns,
         of: &Preference,
@@ -381,16 +381,21 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    fn codec_with(&mut self, variables: &Map<String, serde_json::Value>) -> Result<Arc<ChatCodec>> {
+    fn codec_with(&self, variables: &Map<String, serde_json::Value>) -> Result<Arc<ChatCodec>> {
         if variables.is_empty() {
             return Ok(self.codec.clone());
         }
         let key = serde_json::Value::Object(variables.clone()).to_string();
-        if let Some(codec) = self.by_variables.get(&key) {
+        // Nobody panics while holding it: what was made before is still right.
+        let mut known = self
+            .by_variables
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(codec) = known.get(&key) {
             return Ok(codec.clone());
         }
         let codec = Arc::new(self.codec.with(variables)?);
-        self.by_variables.insert(key, codec.clone());
+        known.insert(key, codec.clone());
         Ok(codec)
     }
 }

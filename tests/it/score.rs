@@ -119,7 +119,7 @@ fn prefs(folder: &Path) -> PathBuf {
 
 fn examples(path: &Path, codec: &Arc<ChatCodec>) -> Vec<Example> {
     let objective = Objective::new(Kind::Dpo);
-    let mut encoder = Encoder::new(codec.clone(), &objective, 256, TooLong::Refuse);
+    let encoder = Encoder::new(codec.clone(), &objective, 256, TooLong::Refuse);
     let records: Vec<Record> = logs::open(path, None)
         .unwrap()
         .flat_map(|row| row.unwrap().records)
