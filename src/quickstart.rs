@@ -127,10 +127,7 @@ impl Quickstart {
         let planner = planner.unwrap_or("greedy").parse()?;
         let task = SEEN.parse()?;
         let policies = Source::open(model, &settings)?.policies(&task, planner, &settings)?;
-        let rollouts = Rollouts {
-            concurrency: 64,
-            ..Rollouts::new(&task, SEEN, policies)
-        };
+        let rollouts = Rollouts::new(&task, SEEN, policies);
         let keys = Key::of_run(RunSeed(self.seed), Split::Train, episodes, tries);
         play(&rollouts, &keys, &path, name, stop)?;
         Ok(path)

@@ -105,10 +105,8 @@ impl Quickstart {
             };
             let planner: Planner = entry.planner.parse()?;
             let source = Source::open(&entry.model, &settings)?;
-            let rollouts = Rollouts {
-                concurrency: 256,
-                ..Rollouts::new(&task, env, source.policies(&task, planner, &settings)?)
-            };
+            let policies = source.policies(&task, planner, &settings)?;
+            let rollouts = Rollouts::new(&task, env, policies);
             let what = format!("{} ({folder} animals)", entry.name);
             let failures = play(&rollouts, &keys, &path, &what, stop)?;
             let played = trajectories(&path)?;

@@ -1,15 +1,20 @@
-//! `ModelThread`: one owner of a language model that writes the turns of many dialogues side by side.
+//! `ModelThread`: the owner of a language model that writes the turns of many dialogues side by side.
 //!
 //! Batching is continuous: a dialogue joins between two steps, whenever its turn comes, and leaves when the
 //! turn is over. What it gets does not depend on its company, to the last bit.
+//!
+//! A large model is one batch for all cores, which share the reading of its weights. A small one, whose weights stay
+//! in every core's cache, is a batch for each core: cores that wait for each other in every small operation lose more
+//! than they win.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use futures::channel::oneshot;
+use socratiq_agents::kernels::parallel;
 use socratiq_agents::model::{Adapters, Decoder};
 use socratiq_agents::planning::{Models, Tally, TurnPlanner, plan_message};
 use socratiq_agents::{AgentError, Codec, Generator, LanguageModel, Live, Sampling};
@@ -22,7 +27,10 @@ use super::World;
 use super::speaker::ThreadSpeaker;
 use crate::Planner;
 
-/// A handle to the thread. The thread ends when its last handle and policy are dropped.
+/// Weights of a model that is small: 8 MB of them.
+const SMALL: usize = 2 << 20;
+
+/// A handle to the thread, or threads. They end when the last handle and policy are dropped.
 #[derive(Clone)]
 pub struct ModelThread {
     requests: Sender<Turn>,
@@ -61,17 +69,28 @@ impl ModelThread {
         reference: Option<Arc<Decoder>>,
     ) -> Result<Self> {
         let (requests, turns) = channel();
-        let policy = Generator::new(decoder.clone(), codec.clone(), Adapters::On);
-        let reference = match reference {
-            Some(reference) => Some(Generator::new(reference, codec.clone(), Adapters::On)),
-            None => decoder
-                .has_adapters()
-                .then(|| Generator::new(decoder.clone(), codec.clone(), Adapters::Off)),
-        };
-        thread::Builder::new()
-            .name("model".to_owned())
-            .spawn(move || serve(policy, reference, &turns))
-            .context("cannot start a thread for the model")?;
+        let turns = Arc::new(Mutex::new(turns));
+        let is_small = decoder.num_weights() <= SMALL;
+        for _ in 0..if is_small { parallel::num_threads() } else { 1 } {
+            let policy = Generator::new(decoder.clone(), codec.clone(), Adapters::On);
+            let reference = match &reference {
+                Some(reference) => Some((reference.clone(), Adapters::On)),
+                None => decoder
+                    .has_adapters()
+                    .then(|| (decoder.clone(), Adapters::Off)),
+            };
+            let reference = reference
+                .map(|(decoder, adapters)| Generator::new(decoder, codec.clone(), adapters));
+            let turns = turns.clone();
+            let work = move || match is_small {
+                true => parallel::alone(|| serve(policy, reference, &turns)),
+                false => serve(policy, reference, &turns),
+            };
+            thread::Builder::new()
+                .name("model".to_owned())
+                .spawn(work)
+                .context("cannot start a thread for the model")?;
+        }
         Ok(Self {
             requests,
             decoder,
@@ -132,10 +151,22 @@ impl ModelThread {
 
     /// A dialogue that was read and in which the agent is to act.
     pub(super) fn read(&self, dialogue: &[Message], tools: &[Tool]) -> Result<Live, AgentError> {
-        let prompt = self.codec.encode_observation(&[], dialogue, tools, true)?;
         let mut live = Live::new(&self.decoder);
-        live.observe(&prompt, &self.decoder);
+        self.observe(&mut live, &[], dialogue, tools)?;
         Ok(live)
+    }
+
+    /// Takes in what was said since `history`, which `live` holds; the agent is to act next.
+    pub(super) fn observe(
+        &self,
+        live: &mut Live,
+        history: &[Message],
+        news: &[Message],
+        tools: &[Tool],
+    ) -> Result<(), AgentError> {
+        let prompt = self.codec.encode_observation(history, news, tools, true)?;
+        live.observe(&prompt, &self.decoder);
+        Ok(())
     }
 
     /// Has a turn written.
@@ -175,15 +206,21 @@ fn failed(error: AgentError) -> EnvError {
 }
 
 /// Writes turns until nobody is left to ask for any.
-fn serve(mut policy: Generator, mut reference: Option<Generator>, turns: &Receiver<Turn>) {
+fn serve(mut policy: Generator, mut reference: Option<Generator>, turns: &Mutex<Receiver<Turn>>) {
     let mut writing: Vec<Writing> = Vec::new();
     loop {
-        // 1. Whoever waits joins.
-        if writing.is_empty() {
+        // 1. Whoever waits joins; while another thread has nothing to do, it is with that one.
+        let waiting: Vec<Turn> = if writing.is_empty() {
+            let turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
             let Ok(turn) = turns.recv() else { return };
-            writing.extend(begin(turn, &mut policy, reference.as_mut()));
-        }
-        for turn in turns.try_iter() {
+            vec![turn]
+        } else {
+            match turns.try_lock() {
+                Ok(turns) => turns.try_iter().collect(),
+                Err(_) => Vec::new(),
+            }
+        };
+        for turn in waiting {
             writing.extend(begin(turn, &mut policy, reference.as_mut()));
         }
         // 2. Nobody waits for the turns of an episode that was given up.
@@ -276,15 +313,15 @@ impl Policy for ModelPolicy {
             }));
         }
         let mut live = self.live.take().ok_or(EnvError::NotReset)?;
-        let (codec, tools) = (self.model.codec.clone(), &observation.tools);
-        let prompt = codec
-            .encode_observation(&self.history, &observation.messages, tools, true)
+        let (news, tools) = (&observation.messages, &observation.tools);
+        self.model
+            .observe(&mut live, &self.history, news, tools)
             .map_err(failed)?;
-        live.observe(&prompt, &self.model.decoder);
-        self.history.extend_from_slice(&observation.messages);
+        self.history.extend_from_slice(news);
         self.turn += 1;
         let live = self.plan(live, tools).await?;
-        let action = codec.decode_action(live.turn()).map_err(failed)?;
+        let action = self.model.codec.decode_action(live.turn());
+        let action = action.map_err(failed)?;
         self.history.push(action.clone());
         self.live = Some(live);
         Ok(action)
@@ -297,7 +334,7 @@ impl Policy for ModelPolicy {
 
 impl ModelPolicy {
     /// The dialogue with the agent's next turn.
-    async fn plan(&mut self, mut live: Live, tools: &[Tool]) -> socratiq_envs::Result<Live> {
+    async fn plan(&mut self, live: Live, tools: &[Tool]) -> socratiq_envs::Result<Live> {
         let mut stream = self.seed.stream(self.turn, &self.purpose);
         let how = match &self.planner {
             Planner::Tokens(sampling) => How::Tokens(*sampling),
@@ -309,8 +346,7 @@ impl ModelPolicy {
                     sampling: *sampling,
                     max_tokens: self.max_tokens,
                     tally: &tally,
-                    live: &mut live,
-                    proposed: Vec::new(),
+                    lived: vec![(self.history.clone(), live)],
                 };
                 let seed = EpisodeSeed(stream.bits());
                 let (world, history) = (&mut self.world, &self.history);
@@ -319,14 +355,9 @@ impl ModelPolicy {
                     plan_message(planner, world, &mut speaker, history, tools, seed, &spent)
                         .await
                         .map_err(failed)?;
-                let chosen = speaker
-                    .proposed
-                    .into_iter()
-                    .find(|(message, _)| *message == planned.message);
-                let (_, live) = chosen.ok_or_else(|| {
+                return speaker.after(&planned.message).ok_or_else(|| {
                     EnvError::Invalid("the planner chose what nobody proposed".to_owned())
-                })?;
-                return Ok(live);
+                });
             }
         };
         self.model.write(live, how, stream, self.max_tokens).await

@@ -31,6 +31,14 @@ pub fn run(tasks: usize, task: impl Fn(usize) + Sync) {
     });
 }
 
+/// Does `work` on the calling thread alone, for who has other work for the others.
+pub fn alone<T>(work: impl FnOnce() -> T) -> T {
+    let before = IN_TASK.replace(true);
+    let result = work();
+    IN_TASK.set(before);
+    result
+}
+
 /// What `task` gives for each index below `tasks`, in order, computed on all threads.
 pub fn map<T: Send + Sync>(tasks: usize, task: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let results: Vec<OnceLock<T>> = (0..tasks).map(|_| OnceLock::new()).collect();
