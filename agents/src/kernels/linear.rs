@@ -108,12 +108,15 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Rows of weights per tile, and rows of activations: as many sums as registers hold.
+/// Rows of weights in f32 per tile, and rows of activations: as many sums as registers hold.
 const TILE: usize = 6;
 const ROWS: usize = 4;
 
 /// Vectors of each row between requests for the lines that come next.
-const STEPS: usize = 2;
+pub(super) const STEPS: usize = 2;
+
+/// How many tiles later what is requested is multiplied: memory takes longer than one tile of few rows.
+const AHEAD: usize = 3;
 
 /// Activations of about this many numbers stay in the second-level cache.
 const CACHED: usize = 192 * 1024;
@@ -208,10 +211,40 @@ impl<'a> Destination<'a> {
     }
 }
 
+/// A number as weights are stored, which is multiplied as an f32.
+pub(super) trait Number: Copy {
+    /// Rows of weights per tile: with [`ROWS`] of activations, as many sums as registers hold.
+    const TILE: usize;
+
+    /// Vector number `step` of the [`STEPS`] that begin at `from`.
+    ///
+    /// # Safety
+    /// As many numbers as these vectors have must lie there.
+    unsafe fn vector<S: Simd>(simd: S, from: *const Self, step: usize) -> S::f32s;
+
+    /// Fewer numbers than a vector has, and zeros.
+    fn partial<S: Simd>(simd: S, numbers: &[Self]) -> S::f32s;
+}
+
+impl Number for f32 {
+    const TILE: usize = TILE;
+
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(_: S, from: *const Self, step: usize) -> S::f32s {
+        // SAFETY: the caller promises that the numbers are there.
+        unsafe { load::<S>(from.add(step * S::F32_LANES)) }
+    }
+
+    #[inline(always)]
+    fn partial<S: Simd>(simd: S, numbers: &[Self]) -> S::f32s {
+        simd.partial_load_f32s(numbers)
+    }
+}
+
 /// The outputs `first_output..` of all rows.
-pub(super) struct Tiles<'a> {
+pub(super) struct Tiles<'a, N> {
     pub(super) x: Rows<'a>,
-    pub(super) weight: &'a [f32],
+    pub(super) weight: &'a [N],
     /// Those weights, and what follows them, as they are stored.
     pub(super) stored: Stored,
     pub(super) bias: Option<&'a [f32]>,
@@ -219,7 +252,7 @@ pub(super) struct Tiles<'a> {
     pub(super) out: &'a Destination<'a>,
 }
 
-impl WithSimd for Tiles<'_> {
+impl<N: Number> WithSimd for Tiles<'_, N> {
     type Output = ();
 
     #[inline(always)]
@@ -230,12 +263,12 @@ impl WithSimd for Tiles<'_> {
         for block_start in (0..rows).step_by(block) {
             let block_end = rows.min(block_start + block);
             let passes = (block_end - block_start).div_ceil(ROWS);
-            for tile in (0..outputs).step_by(TILE) {
+            for tile in (0..outputs).step_by(N::TILE) {
                 for pass in 0..passes {
                     let row = block_start + pass * ROWS;
-                    // Each pass fetches its share of the next tile, the first time it is met.
+                    // Each pass fetches its share of a later tile, the first time it is met.
                     let fetch = match block_start {
-                        0 => TILE * pass / passes..TILE * (pass + 1) / passes,
+                        0 => N::TILE * pass / passes..N::TILE * (pass + 1) / passes,
                         _ => 0..0,
                     };
                     match block_end - row {
@@ -250,7 +283,7 @@ impl WithSimd for Tiles<'_> {
     }
 }
 
-impl Tiles<'_> {
+impl<N: Number> Tiles<'_, N> {
     /// The outputs from `output` on, up to a whole tile, of `X` rows.
     #[inline(always)]
     fn tiles<S: Simd, const X: usize>(
@@ -261,9 +294,11 @@ impl Tiles<'_> {
         row: usize,
         fetch: Range<usize>,
     ) {
-        if outputs - output >= TILE {
-            self.tile::<S, TILE, X>(simd, output, row, fetch);
-            return;
+        if outputs - output >= N::TILE {
+            return match N::TILE {
+                TILE => self.tile::<S, TILE, X>(simd, output, row, fetch),
+                _ => self.tile::<S, 4, X>(simd, output, row, fetch),
+            };
         }
         while outputs - output >= 2 {
             self.tile::<S, 2, X>(simd, output, row, 0..0);
@@ -288,25 +323,28 @@ impl Tiles<'_> {
         let activations = &self.x.data[row * stride..][..(X - 1) * stride + width];
         let (w, x) = (weights.as_ptr(), activations.as_ptr());
         let whole = width / S::F32_LANES;
-        let rows_ahead = output + W + fetch.start;
+        let rows_ahead = output + AHEAD * W + fetch.start;
         let lines = fetch.len() * STEPS * S::F32_LANES / self.stored.numbers_per_line;
         let mut ahead = (self.stored.start).wrapping_add(rows_ahead * self.stored.bytes_per_row);
 
         let mut sums = [[simd.splat_f32s(0.0); X]; W];
-        for start in (0..whole).step_by(STEPS) {
-            let steps = start..whole.min(start + STEPS);
+        for start in (0..whole / STEPS * STEPS).step_by(STEPS) {
             for _ in 0..lines {
                 prefetch(ahead);
                 ahead = ahead.wrapping_add(4 * LINE);
             }
-            let (from, to) = (steps.start * S::F32_LANES, steps.end * S::F32_LANES);
-            // SAFETY: `to <= width`, so that all loads end inside `weights` and `activations`.
-            sums = unsafe { multiply::<S, W, X>(simd, (w, width), (x, stride), from..to, sums) };
+            let (w, x) = ((w, width), (x, stride));
+            // SAFETY: a row has `whole` vectors, so that all loads end inside `weights` and `activations`.
+            sums = unsafe { multiply::<S, N, W, X, STEPS>(simd, w, x, start, sums) };
+        }
+        for last in whole / STEPS * STEPS..whole {
+            // SAFETY: as above.
+            sums = unsafe { multiply::<S, N, W, X, 1>(simd, (w, width), (x, stride), last, sums) };
         }
         let rest = whole * S::F32_LANES..width;
         if !rest.is_empty() {
             for (index, sums) in sums.iter_mut().enumerate() {
-                let left = simd.partial_load_f32s(&weights[index * width..][rest.clone()]);
+                let left = N::partial(simd, &weights[index * width..][rest.clone()]);
                 for (index, sum) in sums.iter_mut().enumerate() {
                     let right =
                         simd.partial_load_f32s(&activations[index * stride..][rest.clone()]);
@@ -330,28 +368,29 @@ impl Tiles<'_> {
     }
 }
 
-/// Adds to `sums` the products of the columns `columns` of `W` and `X` rows, given by their first numbers and
-/// their strides.
+/// Adds to `sums` the products of `C` vectors of `W` and `X` rows, from vector number `first` on. The rows are given by
+/// their first numbers and their strides.
 ///
 /// # Safety
-/// The columns of all rows must be there.
+/// The vectors of all rows must be there.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const W: usize, const X: usize>(
+unsafe fn multiply<S: Simd, N: Number, const W: usize, const X: usize, const C: usize>(
     simd: S,
-    (w, w_stride): (*const f32, usize),
+    (w, w_stride): (*const N, usize),
     (x, x_stride): (*const f32, usize),
-    columns: Range<usize>,
+    first: usize,
     mut sums: [[S::f32s; X]; W],
 ) -> [[S::f32s; X]; W] {
-    for at in columns.step_by(S::F32_LANES) {
+    let from = first * S::F32_LANES;
+    for step in 0..C {
         let mut right = [simd.splat_f32s(0.0); X];
         for (index, right) in right.iter_mut().enumerate() {
-            // SAFETY: the caller promises that the columns are there.
-            *right = unsafe { load::<S>(x.add(index * x_stride + at)) };
+            // SAFETY: the caller promises that the vectors are there.
+            *right = unsafe { f32::vector(simd, x.add(index * x_stride + from), step) };
         }
         for (index, sums) in sums.iter_mut().enumerate() {
             // SAFETY: as above.
-            let left = unsafe { load::<S>(w.add(index * w_stride + at)) };
+            let left = unsafe { N::vector(simd, w.add(index * w_stride + from), step) };
             for (sum, right) in sums.iter_mut().zip(right) {
                 *sum = simd.mul_add_f32s(left, right, *sum);
             }

@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use pulp::{Simd, WithSimd};
 
 use super::buffer::Buffer;
-use super::linear::{Destination, Rows, Stored, Target, Tiles, arch};
+use super::linear::{Destination, Number, Rows, Stored, Target, Tiles, arch};
 use super::parallel;
 
 /// A matrix of quantised weights, in rows.
@@ -440,6 +440,30 @@ thread_local! {
     static TILE_MEMORY: RefCell<Buffer> = RefCell::default();
 }
 
+/// As [`Codes::Brain`] has them: in vectors of sixteen, which is a group's half.
+impl Number for bf16 {
+    // The words of both halves take registers too.
+    const TILE: usize = 4;
+
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(simd: S, from: *const Self, step: usize) -> S::f32s {
+        // SAFETY: the caller promises that the numbers of both vectors are there, and any bits are words.
+        let words = unsafe { from.cast::<S::u32s>().read_unaligned() };
+        simd.transmute_f32s_u32s(match step {
+            0 => simd.wrapping_dyn_shl_u32s(words, simd.splat_u32s(16)),
+            _ => simd.and_u32s(words, simd.splat_u32s(0xffff_0000)),
+        })
+    }
+
+    #[inline(always)]
+    fn partial<S: Simd>(simd: S, numbers: &[Self]) -> S::f32s {
+        let mut wide = [0.0; 16];
+        let wide = &mut wide[..numbers.len()];
+        numbers.convert_to_f32_slice(wide);
+        simd.partial_load_f32s(wide)
+    }
+}
+
 struct DequantisedTiles<'a> {
     matrix: &'a Quantised,
     x: Rows<'a>,
@@ -464,6 +488,21 @@ impl WithSimd for DequantisedTiles<'_> {
             weight,
         } = self;
         let width = matrix.width;
+        if let Codes::Brain(numbers) = &matrix.codes
+            && S::F32_LANES == 16
+            && width % 32 < 16
+        {
+            // They are as wide as f32 as soon as they are in a register.
+            let tiles = Tiles {
+                x,
+                weight: &numbers[range.start * width..range.end * width],
+                stored: matrix.stored(range.start),
+                bias: bias.map(|bias| &bias[range.clone()]),
+                first_output: range.start,
+                out,
+            };
+            return tiles.with_simd(simd);
+        }
         let weight = weight.reuse(TILE * width);
         for first in range.clone().step_by(TILE) {
             let rows = first..range.end.min(first + TILE);
@@ -834,6 +873,23 @@ mod tests {
                     assert_eq!(expected, actual, "{rows} {width} {count}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn rows_of_any_width_may_be_in_half_precision() {
+        // Groups of 32 numbers and a rest, which begins in the first half of a group or in the other.
+        for width in [7, 45, 48, 60, 77, 1000] {
+            let (rows, count) = (13, 5);
+            let weights = numbers(1, rows * width).into_iter().map(bf16::from_f32);
+            let wide: Vec<f32> = weights.clone().map(bf16::to_f32).collect();
+            let matrix = Quantised::brain(width, weights.collect());
+            let x = numbers(4, count * width);
+            let x = Rows::new(&x, width);
+            let (mut expected, mut actual) = (vec![0.0; count * rows], vec![0.0; count * rows]);
+            linear(x, &wide, None, Target::set(&mut expected, rows));
+            matrix.linear(x, None, Target::set(&mut actual, rows));
+            assert_eq!(expected, actual, "{width}");
         }
     }
 
