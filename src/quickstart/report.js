@@ -37,7 +37,7 @@ main.append(el('div', { class: 'headline' }, data.orderings.seen_items.map((clai
 // What the log looks like.
 section('The log', el('div', { class: 'dialogue' }, data.log.map((one) => el('div', { class: 'card chat' },
   el('div', { class: 'small muted' }, `return ${number(one.return, 2)}`),
-  one.messages.filter((turn) => turn.role !== 'system').map((turn) => el('div', {},
+  one.messages.filter((turn) => turn.role !== 'system').map((turn) => el('p', {},
     el('b', {}, turn.role === 'assistant' ? 'questioner' : 'user'), turn.content))))));
 
 // The tables.
@@ -57,7 +57,7 @@ function bars(table) {
 }
 
 function results(table) {
-  const cell = (one, show) => el('td', { class: 'number' }, one ? [show(one.mean), ' ', el('small', {}, `${show(one.low)}–${show(one.high)}`)] : '–');
+  const cell = (one, show) => el('td', { class: 'number' }, one ? [show(one.mean), ' ', el('small', {}, `${show(one.low)} … ${show(one.high)}`)] : '–');
   return el('div', { class: 'scroll' }, el('table', { class: 'results' },
     el('thead', {}, el('tr', {}, ['policy', 'success', 'return', 'questions', 'bits per question'].map((name) => el('th', {}, name)))),
     el('tbody', {}, table.columns.map((one, row) => el('tr', {},
