@@ -47,21 +47,21 @@ pub enum EnvError {
     #[error("{0}")]
     Invalid(String),
     /// The world behind the environment failed: a tool, a user simulator, a server.
-    #[error("{context}: {source}")]
+    #[error("{context}: {cause}")]
     Failed {
         /// What was being done.
         context: String,
-        /// Why it failed.
-        source: Source,
+        /// Why it failed. It is in the message already, so it is not told once more as the error's source.
+        cause: Source,
     },
 }
 
 impl EnvError {
     /// A failure of the world, with what was being done.
-    pub fn failed(context: impl Into<String>, source: impl Into<Source>) -> Self {
+    pub fn failed(context: impl Into<String>, cause: impl Into<Source>) -> Self {
         Self::Failed {
             context: context.into(),
-            source: source.into(),
+            cause: cause.into(),
         }
     }
 }
