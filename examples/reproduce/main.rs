@@ -4,11 +4,12 @@
 //! `runs/reproduce/RESULT`:
 //!
 //! ```sh
-//! cargo run --release --example reproduce -- credit     # Fig. 1: which tokens earned it
-//! cargo run --release --example reproduce -- beams      # Fig. 2: beam search on a DPO policy
-//! cargo run --release --example reproduce -- decline    # Fig. 3 and Eq. 16: why rewards fall
-//! cargo run --release --example reproduce -- search     # Eq. 12 and 13: guided search is likelihood search
-//! cargo run --release --example reproduce -- luck       # beyond the paper: stochastic users
+//! cargo run --release --example reproduce -- credit      # Fig. 1: which tokens earned it
+//! cargo run --release --example reproduce -- beams       # Fig. 2: beam search on a DPO policy
+//! cargo run --release --example reproduce -- decline     # Fig. 3 and Eq. 16: why rewards fall
+//! cargo run --release --example reproduce -- search      # Eq. 12 and 13: guided search is likelihood search
+//! cargo run --release --example reproduce -- luck        # beyond the paper: stochastic users
+//! cargo run --release --example reproduce -- elicitation # the main job on three seeds
 //! ```
 //!
 //! The objective is the paper's and the order of things is what is looked at. The scale is not the paper's: policies
@@ -18,6 +19,7 @@
 mod beams;
 mod credit;
 mod decline;
+mod elicitation;
 mod lab;
 mod luck;
 mod search;
@@ -37,6 +39,7 @@ fn main() -> Result<()> {
         Some("decline") => decline::run(),
         Some("search") => search::run(),
         Some("luck") => luck::run(),
-        _ => bail!("usage: reproduce credit|beams|decline|search|luck"),
+        Some("elicitation") => elicitation::run(),
+        _ => bail!("usage: reproduce credit|beams|decline|search|luck|elicitation"),
     }
 }

@@ -66,14 +66,14 @@ impl ModelThread {
     pub fn start(
         decoder: Arc<Decoder>,
         codec: Arc<dyn Codec>,
-        reference: Option<Arc<Decoder>>,
+        reference: Option<&Arc<Decoder>>,
     ) -> Result<Self> {
         let (requests, turns) = channel();
         let turns = Arc::new(Mutex::new(turns));
         let is_small = decoder.num_weights() <= SMALL;
         for _ in 0..if is_small { parallel::num_threads() } else { 1 } {
             let policy = Generator::new(decoder.clone(), codec.clone(), Adapters::On);
-            let reference = match &reference {
+            let reference = match reference {
                 Some(reference) => Some((reference.clone(), Adapters::On)),
                 None => decoder
                     .has_adapters()
@@ -115,7 +115,7 @@ impl ModelThread {
         Self::start(
             model.decoder.clone(),
             model.codec.clone(),
-            reference.map(|reference| reference.decoder.clone()),
+            reference.map(|reference| &reference.decoder),
         )
     }
 

@@ -87,7 +87,7 @@ fn trajectories_are_equal_at_any_concurrency() {
 fn planners_play_whole_episodes_alike_at_any_concurrency() {
     let decoder = small_decoder(32, 2, 4096);
     let reference = small_decoder(16, 1, 4096);
-    let model = ModelThread::start(decoder, Arc::new(ByteCodec), Some(reference)).unwrap();
+    let model = ModelThread::start(decoder, Arc::new(ByteCodec), Some(&reference)).unwrap();
     let keys = keys(6, 1);
     for spec in [
         "beam:width=3",
