@@ -1,6 +1,6 @@
 //! Intervals: how sure a reported number is. All are 95 %.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use socratiq_envs::Stream;
 
 /// The 97.5 % quantile of the standard normal distribution.
@@ -9,7 +9,7 @@ const Z: f64 = 1.959_963_984_540_054;
 const RESAMPLES: usize = 2000;
 
 /// An estimate with its 95 % confidence interval.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The estimate.
     pub mean: f64,

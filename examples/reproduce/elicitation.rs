@@ -36,18 +36,24 @@ struct Table {
     questions: Vec<Questions>,
 }
 
+impl Table {
+    fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+}
+
 #[derive(Deserialize)]
 struct Column {
     name: String,
-    success: Interval,
+    success: Estimate,
     #[serde(rename = "return")]
-    return_: Interval,
+    return_: Estimate,
 }
 
 #[derive(Deserialize)]
 struct Questions {
-    per_episode: Interval,
-    bits_per_question: Interval,
+    per_episode: Estimate,
+    bits_per_question: Estimate,
 }
 
 #[derive(Deserialize)]
@@ -60,20 +66,7 @@ struct Ordering {
     better: String,
     worse: String,
     #[serde(rename = "return")]
-    return_: Interval,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-struct Interval {
-    mean: f64,
-    low: f64,
-    high: f64,
-}
-
-impl From<Interval> for Estimate {
-    fn from(Interval { mean, low, high }: Interval) -> Self {
-        Self { mean, low, high }
-    }
+    return_: Estimate,
 }
 
 pub(crate) fn run() -> Result<()> {
@@ -113,7 +106,7 @@ pub(crate) fn run() -> Result<()> {
             .clone()
             .filter(|difference| difference.low > 0.0)
             .count();
-        let cells: Vec<String> = all.map(|difference| shown(&(*difference).into())).collect();
+        let cells: Vec<String> = all.map(shown).collect();
         writeln!(
             page,
             "| `{}` − `{}` | {} | {held} of {} |",
@@ -131,10 +124,7 @@ pub(crate) fn run() -> Result<()> {
             points: SEEDS
                 .iter()
                 .zip(&tables)
-                .filter_map(|(seed, table)| {
-                    let column = table.columns.iter().find(|column| column.name == *name)?;
-                    Some((*seed as f64, column.return_.into()))
-                })
+                .filter_map(|(seed, table)| Some((*seed as f64, table.column(name)?.return_)))
                 .collect(),
         })
         .collect();
@@ -174,10 +164,7 @@ fn one(seed: u64) -> Result<Report> {
 /// LMRL-Gym's normalised score (Abdulhai et al. 2023): 0, 50 and 100 are the random questioner's, the log's and the
 /// optimal return.
 fn score(table: &Table, place: usize) -> f64 {
-    let of = |name: &str| {
-        let column = table.columns.iter().find(|column| column.name == name);
-        column.map_or(f64::NAN, |column| column.return_.mean)
-    };
+    let of = |name| (table.column(name)).map_or(f64::NAN, |column| column.return_.mean);
     let (least, log, most) = (of("random"), of("logs"), of("optimal"));
     let return_ = table.columns[place].return_.mean;
     match return_ < log {

@@ -50,10 +50,7 @@ pub(crate) fn play(
     };
     let (task, planner): (Task, Planner) = (TASK.parse()?, planner.parse()?);
     let policies = Source::open(model, &settings)?.policies(&task, planner, &settings)?;
-    let rollouts = Rollouts {
-        concurrency: 64,
-        ..Rollouts::new(&task, TASK, policies)
-    };
+    let rollouts = Rollouts::new(&task, TASK, policies);
     let keys = Key::of_run(run, split, from + count, 1);
     let played = rollouts.collect(&keys[from as usize..])?;
     played

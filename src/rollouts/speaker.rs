@@ -40,9 +40,9 @@ impl ThreadSpeaker<'_> {
     /// The planned-for dialogue after `message`, if that was proposed for it.
     pub(super) fn after(self, message: &Message) -> Option<Live> {
         let mut lived = self.lived.into_iter();
-        let turns = lived.next()?.0.len() + 1;
+        let length = lived.next()?.0.len() + 1;
         lived
-            .find(|(dialogue, _)| dialogue.len() == turns && dialogue.last() == Some(message))
+            .find(|(dialogue, _)| dialogue.len() == length && dialogue.last() == Some(message))
             .map(|(_, live)| live)
     }
 }

@@ -136,6 +136,14 @@ mod tests {
     }
 
     #[test]
+    fn work_alone_stays_on_its_thread() {
+        let here = std::thread::current().id();
+        let there = alone(|| map(100, |_| std::thread::current().id()));
+        assert!(there.iter().all(|thread| *thread == here));
+        assert!(!IN_TASK.get());
+    }
+
+    #[test]
     fn ranges_cover_the_whole_in_units() {
         for (len, parts, unit) in [(0, 4, 1), (1, 4, 6), (100, 4, 6), (7, 9, 1), (960, 8, 6)] {
             let ranges: Vec<_> = split(len, parts, unit).collect();
