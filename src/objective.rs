@@ -69,6 +69,7 @@ impl Objective {
             Kind::Hinge => pairwise::hinge(&delta()?, beta),
             Kind::Ipo => pairwise::ipo(&self.mean_delta(&pairs)?, beta),
             Kind::IpoSum => pairwise::ipo(&delta()?, beta),
+            Kind::Rebel => pairwise::rebel(&delta()?, beta),
             Kind::ExoPair => pairwise::exo(&delta()?, beta, epsilon),
             Kind::NcaPair => pairwise::nca(&pairs, beta),
             Kind::BcoPair => pairwise::bco(&pairs, beta),

@@ -29,6 +29,8 @@ pub enum Kind {
     Ipo,
     /// IPO on sums, as printed.
     IpoSum,
+    /// Regression of margins: REBEL, and REFUEL with `turns = "at-divergence"`.
+    Rebel,
     /// EXO.
     ExoPair,
     /// NCA.
@@ -99,6 +101,7 @@ impl Kind {
                 | Self::Hinge
                 | Self::Ipo
                 | Self::IpoSum
+                | Self::Rebel
                 | Self::ExoPair
                 | Self::Discopop
                 | Self::Dmpo
@@ -194,6 +197,8 @@ pub enum Turns {
     Weighted,
     /// All tokens from the first one in which the completions of a group differ.
     FromDivergence,
+    /// The turn in which the completions of a group first differ.
+    AtDivergence,
     /// Every token of the dialogue, whoever spoke it: how a model from scratch learns the language. Only for
     /// supervised objectives.
     Everything,
@@ -331,6 +336,8 @@ impl Objective {
         } else if self.label_smoothing.is_some_and(|epsilon| epsilon >= 0.5) && is(&[Kind::Robust])
         {
             "`label_smoothing`: `robust` needs one below 0.5"
+        } else if is(&[Kind::Rebel]) && self.margin_scale.is_none() {
+            "`margin_scale`: `rebel` learns the log's margins and needs their scale, such as 1"
         } else if is(&[Kind::Dmpo, Kind::Cpl]) && self.gamma.is_none() {
             "`gamma`: `dmpo` and `cpl` need a discount, such as 0.9"
         } else if is(&[Kind::Dmpo, Kind::Cpl]) && self.kind.with_weights().count() > 1 {

@@ -40,6 +40,13 @@ pub(super) fn ipo(delta: &Tensor, beta: f64) -> Result<Tensor> {
     (delta - 0.5 / beta)?.sqr()
 }
 
+/// (βΔ − scale · margin)²: by how much one side earned more is learnt, not only which one did. REBEL: Gao et al. 2024
+/// (2404.16767) Eq. 1 with β = 1/η; over one turn of dialogues that part there, REFUEL: Gao et al. 2024 (2410.04612).
+/// `delta` is less the margin already.
+pub(super) fn rebel(delta: &Tensor, beta: f64) -> Result<Tensor> {
+    (delta * beta)?.sqr()
+}
+
 /// KL(σ(±βΔ) ‖ (1 − ε, ε)). EXO: Ji et al. 2024 (2402.00856) Eq. 16.
 pub(super) fn exo(delta: &Tensor, beta: f64, epsilon: f64) -> Result<Tensor> {
     let logits = (delta * beta)?;

@@ -49,12 +49,14 @@ impl Objective {
         let mut weights = TokenWeights::default();
         let mut position = 0;
         for (index, turn) in turns.iter().enumerate() {
+            let differs_here = (position..position + turn.tokens).contains(&differ_at);
             for _ in 0..turn.tokens {
                 let chosen = match self.turns {
                     Turns::All | Turns::Everything => 1.0,
                     Turns::Last => f64::from(index + 1 == turns.len()),
                     Turns::Weighted => turn.weight,
                     Turns::FromDivergence => f64::from(position >= differ_at),
+                    Turns::AtDivergence => f64::from(differs_here),
                 };
                 weights.count += chosen;
                 weights

@@ -93,6 +93,7 @@ fn objectives() -> Vec<Objective> {
         "hinge",
         "ipo",
         "ipo_sum",
+        "rebel",
         "exo_pair",
         "nca_pair",
         "bco_pair",
@@ -118,6 +119,7 @@ fn objectives() -> Vec<Objective> {
             match kind {
                 "cdpo" | "robust" | "exo_pair" | "aot" => objective.label_smoothing = Some(0.1),
                 "dmpo" | "cpl" => objective.gamma = Some(0.9),
+                "rebel" => objective.margin_scale = Some(0.5),
                 _ => {}
             }
             if kind == "cpl" {
@@ -470,6 +472,13 @@ fn the_margin_must_be_exceeded() {
         *margin = 0.1 * (rho(completions.start) - rho(completions.start + 1));
     }
     assert!((numbers.loss(&objective) - LN_2).abs() < 1e-12);
+    // And nothing to a regression of margins, whose loss is the mean square of what is missing.
+    objective.kind = Kinds::One(Kind::Rebel);
+    assert!(numbers.loss(&objective) < 1e-24);
+    for group in &mut numbers.groups {
+        group.margin += 0.5;
+    }
+    assert!((numbers.loss(&objective) - 0.25).abs() < 1e-12);
 }
 
 #[test]
@@ -507,6 +516,10 @@ fn turns_and_discounts_weigh_tokens() {
             (vec![0.0, 0.0, 0.0, 1.0, 1.0], 2.0),
             (vec![0.0, 1.0, 1.0], 2.0)
         ]
+    );
+    assert_eq!(
+        weights(|o| o.turns = Turns::AtDivergence),
+        [(vec![0.0, 0.0, 0.0, 1.0, 1.0], 2.0), (vec![1.0; 3], 3.0)]
     );
     assert_eq!(
         weights(|o| o.ld_alpha = Some(0.5)),
@@ -579,6 +592,7 @@ fn settings_that_mean_nothing_are_refused() {
             "not in [0, 0.5]",
         ),
         (r#"{"kind": "dmpo"}"#, "need a discount"),
+        (r#"{"kind": "rebel"}"#, "needs their scale"),
         (
             r#"{"kind": "simpo", "reference_sync_every": 8}"#,
             "`reference_sync_every` has no meaning",
