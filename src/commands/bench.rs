@@ -128,6 +128,7 @@ pub(crate) fn bench(bench: &Bench) -> Result<()> {
 }
 
 fn generate(options: &GenerateOptions) -> Result<Value> {
+    let peer = Peer::find(options.peer.as_deref(), "generate.py")?;
     // Before anything else, so that the peak is that of loading.
     let before = peak_memory_gb().unwrap_or_default();
     let path = options
@@ -153,15 +154,16 @@ fn generate(options: &GenerateOptions) -> Result<Value> {
             "peak_memory_gb": peak_memory_gb(),
         }),
     );
-    if let Some(python) = &options.peer {
+    if let Some(peer) = peer {
         let model = path.as_ref().map(|path| path.display().to_string());
         let request = json!({"shape": options.shape, "model": model, "prefill": options.prefill});
-        result["peer"] = peer(python, "generate.py", &request)?;
+        result["peer"] = peer.measure(&request)?;
     }
     Ok(result)
 }
 
 fn plan(options: &PlanOptions) -> Result<Value> {
+    let peer = Peer::find(options.peer.as_deref(), "plan.py")?;
     let path = options
         .model
         .as_deref()
@@ -180,14 +182,14 @@ fn plan(options: &PlanOptions) -> Result<Value> {
     let model = path.as_ref().map(|path| path.display().to_string());
     let mut result = json!({"shape": model.as_ref().unwrap_or(&options.shape)});
     merge(&mut result, json!(measured));
-    if let Some(python) = &options.peer {
+    if let Some(peer) = peer {
         let request = json!({
             "shape": options.shape,
             "model": model,
             "prompt_tokens": request.prompt_tokens,
             "new_tokens": request.new_tokens,
         });
-        let peer = peer(python, "plan.py", &request)?;
+        let peer = peer.measure(&request)?;
         let mut speedup = Map::new();
         for rate in [
             "tokens_per_second_of_5_beams",
@@ -203,6 +205,7 @@ fn plan(options: &PlanOptions) -> Result<Value> {
 }
 
 fn train(options: &TrainOptions) -> Result<Value> {
+    let peer = Peer::find(options.peer.as_deref(), "train.py")?;
     let work = training::Work {
         shared: options.shared,
         own: options.own,
@@ -215,10 +218,10 @@ fn train(options: &TrainOptions) -> Result<Value> {
     let mut result = json!({"shape": options.shape});
     merge(&mut result, json!(machine));
     merge(&mut result, json!(measured));
-    if let Some(python) = &options.peer {
+    if let Some(peer) = peer {
         let mut request = json!({"shape": options.shape});
         merge(&mut request, json!(work));
-        result["peer"] = peer(python, "train.py", &request)?;
+        result["peer"] = peer.measure(&request)?;
     }
     Ok(result)
 }
@@ -266,24 +269,41 @@ fn million(env: &str) -> Result<ModelThread> {
     ModelThread::start(Arc::new(decoder), Arc::new(codec), None)
 }
 
-/// Runs a peer's measurement in its own process and reads its JSON.
-fn peer(python: &Path, script: &str, request: &Value) -> Result<Value> {
-    let script = Path::new("benches/peers").join(script);
-    let output = Command::new(python)
-        .arg(&script)
-        .arg(request.to_string())
-        .output()
-        .with_context(|| format!("cannot run `{}`", python.display()))?;
-    if !output.status.success() {
-        bail!(
-            "`{}` failed: {}",
-            script.display(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+/// What is measured beside this program, by a script of this project.
+struct Peer<'a> {
+    python: &'a Path,
+    script: PathBuf,
+}
+
+impl<'a> Peer<'a> {
+    /// Looks for what a peer needs before anything is measured, which takes a while.
+    fn find(python: Option<&'a Path>, script: &str) -> Result<Option<Self>> {
+        let script = Path::new("benches/peers").join(script);
+        if python.is_some() && !script.exists() {
+            bail!(
+                "there is no `{}` here: --peer works in the root of the project",
+                script.display()
+            );
+        }
+        Ok(python.map(|python| Self { python, script }))
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let last = text.lines().last().unwrap_or_default();
-    serde_json::from_str(last).with_context(|| format!("`{}` printed no JSON", script.display()))
+
+    /// Runs its measurement in its own process and reads its JSON.
+    fn measure(&self, request: &Value) -> Result<Value> {
+        let (python, script) = (self.python.display(), self.script.display());
+        let output = Command::new(self.python)
+            .arg(&self.script)
+            .arg(request.to_string())
+            .output()
+            .with_context(|| format!("cannot run `{python}`"))?;
+        if !output.status.success() {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            bail!("`{script}` failed: {}", errors.trim());
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        let last = text.lines().last().unwrap_or_default();
+        serde_json::from_str(last).with_context(|| format!("`{script}` printed no JSON"))
+    }
 }
 
 fn merge(into: &mut Value, from: Value) {

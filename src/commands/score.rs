@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::json;
+use socratiq::agents::kernels::parallel;
 use socratiq::logs::{self, BadRow, Format, LogError};
 use socratiq::objective::{Kind, Objective};
 use socratiq::score::report::{self, Lowest, Source};
@@ -50,6 +51,9 @@ pub(crate) struct Options {
 
 /// Tokens that are computed in one pass.
 const TOKENS_PER_BATCH: usize = 4096;
+
+/// Rows that are encoded side by side.
+const WINDOW: usize = 256;
 
 /// Scores every pair of a log, and prints how often the chosen side wins.
 pub(crate) fn score(options: &Options) -> Result<()> {
@@ -108,41 +112,51 @@ impl Scores {
         let mut complaints = Complaints::default();
         let (mut waiting, mut tokens) = (Vec::new(), 0);
         let bar = counter("pairs scored");
-        for row in logs::open(&options.data, options.format)? {
-            let examples = row.and_then(|row| {
-                let encoded: Result<Vec<_>, _> = row
-                    .records
-                    .iter()
+        let mut rows = logs::open(&options.data, options.format)?;
+        loop {
+            let window: Vec<_> = rows.by_ref().take(WINDOW).collect();
+            if window.is_empty() {
+                break;
+            }
+            let encoded = parallel::map(window.len(), |index| {
+                let records = window[index].as_ref().map(|row| &*row.records);
+                let records = records.unwrap_or_default().iter();
+                records
                     .map(|record| encoder.encode(record))
-                    .collect();
-                encoded.map_err(|error| LogError::BadRow {
-                    path: options.data.clone(),
-                    row: unusable(row.line, &error),
-                })
+                    .collect::<Result<Vec<_>, _>>()
             });
-            match examples {
-                Ok(examples) => {
-                    for example in examples.into_iter().flatten() {
-                        let size = example.completions.iter().map(Completion::num_tokens);
-                        let size: usize = size.sum();
-                        if tokens + size > TOKENS_PER_BATCH {
-                            bar.inc(waiting.len() as u64);
-                            self.score(&waiting, out)?;
-                            waiting.clear();
-                            tokens = 0;
+            for (row, encoded) in window.into_iter().zip(encoded) {
+                let examples = row.and_then(|row| {
+                    encoded.map_err(|error| LogError::BadRow {
+                        path: options.data.clone(),
+                        row: unusable(row.line, &error),
+                    })
+                });
+                match examples {
+                    Ok(examples) => {
+                        for example in examples.into_iter().flatten() {
+                            let size = example.completions.iter().map(Completion::num_tokens);
+                            let size: usize = size.sum();
+                            if tokens + size > TOKENS_PER_BATCH {
+                                bar.inc(waiting.len() as u64);
+                                self.score(&waiting, out)?;
+                                waiting.clear();
+                                tokens = 0;
+                            }
+                            waiting.push(example);
+                            tokens += size;
                         }
-                        waiting.push(example);
-                        tokens += size;
                     }
+                    Err(LogError::BadRow { path, row }) if options.on_bad_row == OnBadRow::Skip => {
+                        complaints.add(&path, &row)?;
+                    }
+                    Err(error @ LogError::BadRow { .. }) => {
+                        return Err(anyhow::Error::new(error).context(
+                            "nothing is written (--on-bad-row skip leaves bad rows out)",
+                        ));
+                    }
+                    Err(error) => return Err(error.into()),
                 }
-                Err(LogError::BadRow { path, row }) if options.on_bad_row == OnBadRow::Skip => {
-                    complaints.add(&path, &row)?;
-                }
-                Err(error @ LogError::BadRow { .. }) => {
-                    return Err(anyhow::Error::new(error)
-                        .context("nothing is written (--on-bad-row skip leaves bad rows out)"));
-                }
-                Err(error) => return Err(error.into()),
             }
         }
         self.score(&waiting, out)?;
