@@ -24,8 +24,9 @@ use crate::train::preview::Colours;
 use crate::train::{Ended, Trainer};
 use crate::write_whole;
 
-/// What everybody plays: animals that policies learn about, and animals that they never met.
-const SEEN: &str = "elicitation:table=animals,items=train";
+/// What everybody plays: animals that policies learn about.
+pub const SEEN: &str = "elicitation:table=animals,items=train";
+/// Animals that they never met.
 const HELD_OUT: &str = "elicitation:table=animals,items=held-out";
 /// Which conversations are compared: any two of which one went clearly better. Two tries at the same animal would
 /// prefer the lucky guess.

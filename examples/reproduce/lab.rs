@@ -16,8 +16,8 @@ use socratiq::train::preview::Colours;
 use socratiq::train::{Ended, Trainer};
 use socratiq::{Planner, Task, write_whole};
 
-/// Every result is computed from each of them.
-pub(crate) const SEEDS: [u64; 3] = [1, 2, 3];
+/// Every result is computed from each of them, and intervals over seeds know that they are three.
+pub(crate) type Seeds = [u64; 3];
 /// What is played.
 pub(crate) const TASK: &str = "elicitation:table=animals";
 /// The longest turn in tokens.
@@ -36,23 +36,20 @@ pub(crate) fn folder(result: &str, seed: u64) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Episodes of a model or a built-in questioner, `count` of a side of the seeds from number `from` on.
-pub(crate) fn play(
-    model: &str,
-    planner: &str,
-    reference: Option<&Path>,
-    (run, split, from, count): (RunSeed, Split, u64, u64),
-) -> Result<Vec<Trajectory>> {
+/// One episode of each seed number below `count`.
+pub(crate) fn once(run: RunSeed, split: Split, count: u64) -> Vec<Key> {
+    Key::of_run(run, split, count, 1)
+}
+
+/// Episodes of a model or a built-in questioner.
+pub(crate) fn play(env: &str, model: &str, planner: &str, keys: &[Key]) -> Result<Vec<Trajectory>> {
     let settings = SourceOptions {
         max_tokens: LONGEST_TURN,
-        reference: reference.map(|path| path.display().to_string()),
         ..SourceOptions::default()
     };
-    let (task, planner): (Task, Planner) = (TASK.parse()?, planner.parse()?);
+    let (task, planner): (Task, Planner) = (env.parse()?, planner.parse()?);
     let policies = Source::open(model, &settings)?.policies(&task, planner, &settings)?;
-    let rollouts = Rollouts::new(&task, TASK, policies);
-    let keys = Key::of_run(run, split, from + count, 1);
-    let played = rollouts.collect(&keys[from as usize..])?;
+    let played = Rollouts::new(&task, env, policies).collect(keys)?;
     played
         .into_iter()
         .map(|played| Ok(played.result?.trajectory))
@@ -68,12 +65,8 @@ pub(crate) struct Start {
 /// What results begin with; trained once for each seed.
 pub(crate) fn start(seed: u64) -> Result<Start> {
     let folder = folder("start", seed)?;
-    let dialogues = play(
-        "mediocre",
-        "greedy",
-        None,
-        (RunSeed(seed), Split::Train, 0, 3000),
-    )?;
+    let keys = once(RunSeed(seed), Split::Train, 3000);
+    let dialogues = play(TASK, "mediocre", "greedy", &keys)?;
     let log = folder.join("log.jsonl");
     write_log(&log, &dialogues)?;
     let settings = [set("data.train", &log)];
@@ -114,7 +107,7 @@ pub(crate) fn write_preferences(path: &Path, preferences: &[Preference]) -> Resu
     write_records(path, preferences.iter().cloned().map(Record::Preference))
 }
 
-/// Trains by a file of `configs/reproduce`, with some settings replaced, unless that was done; returns the model.
+/// Trains by a file of `configs/reproduce/training`, with some settings replaced, unless that was done; returns the model.
 pub(crate) fn train(config: &str, out: &Path, seed: u64, settings: &[String]) -> Result<PathBuf> {
     let model = out.join("final");
     if model.is_dir() {
@@ -126,7 +119,7 @@ pub(crate) fn train(config: &str, out: &Path, seed: u64, settings: &[String]) ->
         format!("out={:?}", out.display().to_string()),
     ];
     overrides.extend_from_slice(settings);
-    let path = Path::new("configs/reproduce").join(config);
+    let path = Path::new("configs/reproduce/training").join(config);
     let trainer = Trainer::start(Config::read(&path, &overrides)?, true, Colours::NONE)?;
     match trainer.run(&AtomicBool::new(false))? {
         Ended::Finished(model) => Ok(model),
@@ -141,6 +134,11 @@ pub(crate) fn set(key: &str, path: &Path) -> String {
         "data.train" | "data.eval" => format!("{key}=[{path}]"),
         _ => format!("{key}={path}"),
     }
+}
+
+/// Names of columns, one for each seed.
+pub(crate) fn seed_names(seeds: Seeds) -> String {
+    seeds.map(|seed| format!("seed {seed}")).join(" | ")
 }
 
 /// The mean over seeds, with the t-interval of so few.

@@ -133,12 +133,41 @@ pub(crate) fn every_command_works(folder: &Path) {
             // It measures the machine; its own test calls it.
             continue;
         }
-        let output = Command::new(env!("CARGO_BIN_EXE_socratiq"))
-            .args(&arguments)
-            .current_dir(folder)
-            .output()
-            .unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {errors}");
+        run(&arguments, folder);
     }
+    // 3. The same config on logs in other formats, by the one line that README names.
+    fs::write(folder.join("trl.jsonl"), TRL).unwrap();
+    fs::write(folder.join("hh.jsonl"), HH).unwrap();
+    for name in ["trl", "hh"] {
+        let settings = [
+            format!("data.train=[\"{name}.jsonl\"]"),
+            format!("out=\"runs/{name}\""),
+            "model.path=\"my-model\"".to_owned(),
+        ];
+        let config = ["train", "configs/smollm2-chitchat.toml"].map(str::to_owned);
+        let settings = settings.into_iter().flat_map(|s| ["--set".to_owned(), s]);
+        run(
+            &config.into_iter().chain(settings).collect::<Vec<_>>(),
+            folder,
+        );
+        assert!(folder.join("runs").join(name).join("final").is_dir());
+    }
+}
+
+/// A row of TRL's conversational preferences.
+const TRL: &str = r#"{"prompt": [{"role": "user", "content": "It has four legs."}], "chosen": [{"role": "assistant", "content": "Is it a dog?"}], "rejected": [{"role": "assistant", "content": "Does it fly?"}]}
+"#;
+
+/// A row of Anthropic's HH.
+const HH: &str = r#"{"chosen": "\n\nHuman: It has four legs.\n\nAssistant: Is it a dog?\n\nHuman: No.\n\nAssistant: A cat?", "rejected": "\n\nHuman: It has four legs.\n\nAssistant: Does it fly?"}
+"#;
+
+fn run(arguments: &[String], folder: &Path) {
+    let output = Command::new(env!("CARGO_BIN_EXE_socratiq"))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
 }

@@ -129,6 +129,14 @@ fn every_config_parses() {
                 let spec: MdpSpec = serde_json::from_str(&text).unwrap();
                 FiniteMdp::try_from(spec).unwrap().solve(0.1).unwrap();
             }
+            // Settings of an example, which refuses those that it does not know.
+            Some("reproduce") => {
+                let settings: toml::Table = text.parse().unwrap();
+                let name = path.file_stem().and_then(|name| name.to_str()).unwrap();
+                assert_eq!(settings["result"].as_str(), Some(name));
+                let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/reproduce");
+                assert!(root.join(name).with_extension("rs").is_file(), "{name}");
+            }
             _ if path
                 .extension()
                 .is_some_and(|extension| extension == "toml") =>

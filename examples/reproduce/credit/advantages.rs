@@ -6,28 +6,28 @@ use socratiq::envs::{RunSeed, Split, Trajectory};
 use socratiq::rollouts::FACTS;
 use socratiq::score::Scored;
 
-use super::{JUDGED, PREFERENCES, said, score, task};
-use crate::lab::{Start, folder, play, prefer, say, set, start, train, write_preferences};
-
-/// How many of the preferences, one policy for each.
-pub(super) const SHARES: [usize; 3] = [500, 2000, 8000];
+use super::{Credit, said, score, task};
+use crate::lab::{
+    Start, TASK, folder, once, play, prefer, say, set, start, train, write_preferences,
+};
 
 /// The correlations with exact advantages: of SFT's log-probabilities, and of DPO's implicit rewards by the number of
 /// preferences.
-pub(super) fn correlations(seed: u64) -> Result<Vec<f64>> {
+pub(super) fn correlations(credit: &Credit, seed: u64) -> Result<Vec<f64>> {
     let folder = folder("advantages", seed)?;
     let run = RunSeed(seed);
     say(&format!("exact advantages, seed {seed}"));
     let Start { dialogues, model } = start(seed)?;
-    let pairs = prefer(&dialogues, PREFERENCES, run)?;
-    let unseen = play("mediocre", "greedy", None, (run, Split::Eval, 0, JUDGED))?;
+    let pairs = prefer(&dialogues, credit.preferences, run)?;
+    let keys = once(run, Split::Eval, credit.judged);
+    let unseen = play(TASK, "mediocre", "greedy", &keys)?;
     let advantages = advantages(&unseen)?;
     let unseen: Vec<&Trajectory> = unseen.iter().collect();
 
     let scored = score(&model, &model, &unseen)?;
     let logprob = |scored: &Scored, at: usize| scored.logprob[at];
     let mut correlations = vec![correlation(&scored, &advantages, logprob)];
-    for share in SHARES {
+    for share in credit.shares.iter().copied() {
         let path = folder.join(format!("preferences-{share}.jsonl"));
         write_preferences(&path, &pairs[..share.min(pairs.len())])?;
         let settings = [set("model.path", &model), set("data.train", &path)];

@@ -7,22 +7,15 @@ use futures::executor::block_on;
 use socratiq::envs::elicitation::{
     Elicitation, Planted, Questioner, Repeating, Style, Wasted, plant,
 };
-use socratiq::envs::{RunSeed, Split, Trajectory, rollout};
+use socratiq::envs::{Message, RunSeed, Split, Trajectory, rollout};
 use socratiq::logs::Preference;
 use socratiq::pairs::make_pairs;
-use socratiq::score::check::{Judge, Judged, Unit, auroc_interval, suspicion};
+use socratiq::score::Scored;
+use socratiq::score::check::{Judge, Judged, Unit, auroc, auroc_interval, suspicion};
 use socratiq::stats::Estimate;
 
-use super::{JUDGED, PREFERENCES, said, score, task};
+use super::{Credit, said, score, task};
 use crate::lab::{folder, say, set, train, write_log, write_preferences};
-
-/// Dialogues with mistakes that preferences are of; SFT reads half of them.
-const DIALOGUES: usize = 6000;
-/// How often a turn is wasted: so often that a wasted one is about as likely as another.
-const ABSENCE: f64 = 0.4;
-/// What a wasted turn costs, in nats of the verdict, and the β for which that is the reward.
-const COST: f64 = 2.0;
-const BETA: f64 = 1.0;
 
 /// Areas under the curve by unit, in the order of [`UNITS`], and judge.
 pub(super) type Areas = [Vec<Estimate>; 3];
@@ -34,35 +27,49 @@ pub(super) const UNITS: [(Unit, &str); 3] = [
     (Unit::Token, "token"),
 ];
 
-/// The areas of the judges, in the order of the page.
-pub(super) fn areas(seed: u64) -> Result<Areas> {
+/// What else is asked of the implicit rewards.
+pub(super) const FURTHER: [&str; 5] = [
+    "area, the first of two mistakes",
+    "area, the second",
+    "the dialogue with fewer mistakes is found",
+    "change of turns after the mistake",
+    "implicit reward of the mistake",
+];
+
+/// What a seed says.
+pub(super) struct Found {
+    pub(super) areas: Areas,
+    /// In the order of [`FURTHER`].
+    pub(super) further: [f64; 5],
+}
+
+/// The areas of the judges, in the order of the page, and the rest.
+pub(super) fn find(credit: &Credit, seed: u64) -> Result<Found> {
     let folder = folder("credit", seed)?;
     let run = RunSeed(seed);
     say(&format!("planted mistakes, seed {seed}"));
     // 1. Dialogues with mistakes; the verdict is on the whole dialogue.
-    let mut dialogues = absent_minded(run)?;
+    let mut dialogues = absent_minded(credit, run, Split::Train, credit.dialogues as u64)?;
     let log = folder.join("log.jsonl");
-    write_log(&log, &dialogues[..DIALOGUES / 2])?;
+    write_log(&log, &dialogues[..credit.dialogues / 2])?;
     for dialogue in &mut dialogues {
-        let said: Vec<_> = said(dialogue)
-            .map(|message| message.text().into_owned())
-            .collect();
-        let wasted = said.windows(2).filter(|two| two[0] == two[1]).count();
-        dialogue.return_ = -COST * wasted as f64;
+        let wasted = wasted(dialogue);
+        let count = wasted.iter().filter(|wasted| **wasted).count();
+        dialogue.return_ = -credit.cost * count as f64;
         // Compared are dialogues of as many turns. Repeating makes them longer, and if verdicts could be told from
         // that, the ends of turns would bear the blame.
-        let group = said.len().to_string();
+        let group = wasted.len().to_string();
         dialogue.metadata.insert("group".to_owned(), group.into());
     }
     let preferences = folder.join("preferences.jsonl");
-    write_preferences(&preferences, &verdicts(&dialogues, run)?)?;
+    write_preferences(&preferences, &verdicts(credit, &dialogues, run)?)?;
     let mut returns: Vec<f64> = dialogues.iter().map(|dialogue| dialogue.return_).collect();
     run.stream("shuffled verdicts").shuffle(&mut returns);
     for (dialogue, return_) in dialogues.iter_mut().zip(returns) {
         dialogue.return_ = return_;
     }
     let shuffled = folder.join("shuffled.jsonl");
-    write_preferences(&shuffled, &verdicts(&dialogues, run)?)?;
+    write_preferences(&shuffled, &verdicts(credit, &dialogues, run)?)?;
     // 2. Policies.
     let sft = train(
         "sft.toml",
@@ -74,13 +81,13 @@ pub(super) fn areas(seed: u64) -> Result<Areas> {
         let settings = [
             set("model.path", &sft),
             set("data.train", data),
-            format!("objective.beta={BETA}"),
+            format!("objective.beta={}", credit.beta),
         ];
         train("dpo.toml", &folder.join(name), seed, &settings)
     };
     let (dpo, control) = (dpo("dpo", &preferences)?, dpo("shuffled", &shuffled)?);
     // 3. What each says of the tokens of unseen dialogues.
-    let unseen = planted(run, Split::Eval, JUDGED)?;
+    let unseen = planted(run, Split::Eval, credit.judged)?;
     let mistaken: Vec<&Trajectory> = unseen.iter().map(|planted| &planted.mistaken).collect();
     let scored = |model: &Path| score(model, &sft, &mistaken);
     let (of_dpo, of_sft, of_control) = (scored(&dpo)?, scored(&sft)?, scored(&control)?);
@@ -90,26 +97,101 @@ pub(super) fn areas(seed: u64) -> Result<Areas> {
         (&of_control, Judge::ImplicitReward),
         (&of_dpo, Judge::Uniform),
     ];
-    let mut found = Areas::default();
+    let mut areas = Areas::default();
     for (scored, judge) in judges {
-        for (found, (unit, _)) in found.iter_mut().zip(UNITS) {
+        for (areas, (unit, _)) in areas.iter_mut().zip(UNITS) {
             let judged = scored.iter().zip(&unseen);
             let judged: Vec<Vec<Judged>> = judged
                 .map(|(scored, planted)| suspicion(scored, planted.turn, judge, unit))
                 .collect();
             let area = auroc_interval(&judged, &mut run.stream("bootstrap"));
-            found.push(area.context("nothing to judge")?);
+            areas.push(area.context("nothing to judge")?);
         }
     }
-    Ok(found)
+    // 4. Two mistakes, whole dialogues, and turns that are none.
+    let clean: Vec<&Trajectory> = unseen.iter().map(|planted| &planted.clean).collect();
+    let of_clean = score(&dpo, &sft, &clean)?;
+    let [moved, own] = spread(&unseen, &of_dpo, &of_clean);
+    let absent = absent_minded(credit, run, Split::Eval, 2 * credit.judged)?;
+    let of_absent = score(&dpo, &sft, &absent.iter().collect::<Vec<_>>())?;
+    let judged: Vec<(Vec<bool>, &Scored)> = absent.iter().map(wasted).zip(&of_absent).collect();
+    let further = [
+        of_two(&judged, 0).context("no dialogue with two mistakes")?,
+        of_two(&judged, 1).context("no dialogue with two mistakes")?,
+        right(&judged),
+        moved,
+        own,
+    ];
+    Ok(Found { areas, further })
+}
+
+/// Which turns say again what was said before them.
+fn wasted(dialogue: &Trajectory) -> Vec<bool> {
+    let said: Vec<_> = said(dialogue).map(Message::text).collect();
+    let again = said.windows(2).map(|two| two[0] == two[1]);
+    std::iter::once(false).chain(again).collect()
+}
+
+/// Implicit rewards of turns.
+fn rewards(scored: &Scored) -> Vec<f64> {
+    let reward = |at| scored.credit.implicit_reward[at];
+    let turns = scored.turns().into_iter();
+    turns.map(|turn| turn.filter_map(reward).sum()).collect()
+}
+
+/// The area of mistake number `which` against turns that are none, where there are two.
+fn of_two(dialogues: &[(Vec<bool>, &Scored)], which: usize) -> Option<f64> {
+    let mut judged: Vec<Vec<Judged>> = Vec::new();
+    for (wasted, scored) in dialogues {
+        let places: Vec<usize> = (0..wasted.len()).filter(|turn| wasted[*turn]).collect();
+        if let [_, _] = places[..] {
+            let turns = rewards(scored).into_iter().enumerate();
+            let mistake = places[which];
+            let kept = turns.filter(|(turn, _)| *turn == mistake || !wasted[*turn]);
+            judged.push(
+                kept.map(|(turn, reward)| (-reward, turn == mistake))
+                    .collect(),
+            );
+        }
+    }
+    auroc(judged.iter().map(Vec::as_slice))
+}
+
+/// Of pairs with as many turns, in how many the dialogue with fewer mistakes has the higher implicit return.
+fn right(dialogues: &[(Vec<bool>, &Scored)]) -> f64 {
+    let count = |wasted: &[bool]| wasted.iter().filter(|wasted| **wasted).count();
+    let (mut right, mut pairs) = (0.0, 0.0);
+    for (better, of_better) in dialogues {
+        for (worse, of_worse) in dialogues {
+            if better.len() == worse.len() && count(better) < count(worse) {
+                pairs += 1.0;
+                right += f64::from(of_better.credit.total() > of_worse.credit.total());
+            }
+        }
+    }
+    right / pairs
+}
+
+/// Mean absolute values: how far the turns after a planted one move, and the planted ones themselves.
+fn spread(planted: &[Planted], mistaken: &[Scored], clean: &[Scored]) -> [f64; 2] {
+    let (mut moved, mut own) = (Vec::new(), Vec::new());
+    for (planted, (mistaken, clean)) in planted.iter().zip(mistaken.iter().zip(clean)) {
+        let (mistaken, clean) = (rewards(mistaken), rewards(clean));
+        own.push(mistaken[planted.turn].abs());
+        let after = mistaken[planted.turn + 1..]
+            .iter()
+            .zip(&clean[planted.turn..]);
+        moved.extend(after.map(|(with, without)| (with - without).abs()));
+    }
+    [moved, own].map(|values| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// Preferences by the model of Bradley and Terry: the better of two is preferred with probability σ(difference of
 /// returns). With verdicts that are always right, nothing keeps the policy near its reference, and what it blames beside
 /// the mistake itself is anybody's guess.
-fn verdicts(dialogues: &[Trajectory], run: RunSeed) -> Result<Vec<Preference>> {
-    let rule =
-        format!("random:group=given,margin=0.5,max_pairs={PREFERENCES},per_group={PREFERENCES}");
+fn verdicts(credit: &Credit, dialogues: &[Trajectory], run: RunSeed) -> Result<Vec<Preference>> {
+    let count = credit.preferences;
+    let rule = format!("random:group=given,margin=0.5,max_pairs={count},per_group={count}");
     let (mut pairs, _) = make_pairs(dialogues, &rule.parse()?, run)?;
     let mut stream = run.stream("verdicts");
     for pair in &mut pairs {
@@ -122,14 +204,19 @@ fn verdicts(dialogues: &[Trajectory], run: RunSeed) -> Result<Vec<Preference>> {
 }
 
 /// Dialogues of the best questioner in an absent state of mind.
-fn absent_minded(run: RunSeed) -> Result<Vec<Trajectory>> {
+fn absent_minded(
+    credit: &Credit,
+    run: RunSeed,
+    split: Split,
+    count: u64,
+) -> Result<Vec<Trajectory>> {
     let (config, table) = task()?;
     let mut environment = Elicitation::new(config.clone(), table.clone())?;
     let questioner = Questioner::new(Style::Optimal, config, table);
-    let mut questioner = Repeating::new(questioner, Wasted::Share(ABSENCE));
+    let mut questioner = Repeating::new(questioner, Wasted::Share(credit.absence));
     let mut all = Vec::new();
-    for index in 0..DIALOGUES as u64 {
-        let seed = run.episode(Split::Train, index);
+    for index in 0..count {
+        let seed = run.episode(split, index);
         let episode = block_on(rollout(&mut environment, &mut [&mut questioner], seed))?;
         all.extend(episode.solo());
     }

@@ -1,0 +1,162 @@
+//! Other ways to learn from a log and from a policy's own tries, from the main job's SFT policy.
+
+use std::collections::HashMap;
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use socratiq::envs::{EpisodeSeed, RunSeed, Split, Trajectory};
+use socratiq::evaluation::{Column, Difference, Outcome, compare};
+use socratiq::logs::Preference;
+use socratiq::pairs::make_pairs;
+use socratiq::quickstart::SEEN;
+use socratiq::rollouts::{FACTS, Key};
+
+use super::{Elicitation, Line};
+use crate::lab::{folder, once, play, say, set, train, write_preferences};
+
+/// A way to learn from tries.
+pub(super) struct Method {
+    pub(super) name: &'static str,
+    /// What learns from the preferences.
+    config: &'static str,
+    /// Which dialogues are compared.
+    preferences: Compare,
+}
+
+/// Makes preferences of a log and of tries.
+type Compare = fn(&[Trajectory], &[Trajectory], RunSeed) -> Result<Vec<Preference>>;
+
+pub(super) const METHODS: [Method; 3] = [
+    Method {
+        name: "eto",
+        config: "dpo.toml",
+        preferences: failures_against_experts,
+    },
+    Method {
+        name: "m-dpo",
+        config: "dpo.toml",
+        preferences: |_, tries, run| by_rule("best-worst:group=seed,margin=0.2", tries, run),
+    },
+    Method {
+        name: "refuel",
+        config: "refuel.toml",
+        preferences: |_, tries, run| by_rule("divergence:group=seed", tries, run),
+    },
+];
+
+/// What came of all methods on one seed, in their order.
+pub(super) struct Others {
+    pub(super) lines: Vec<Line>,
+    /// What each earns more than SFT, and less than the main job's second round.
+    pub(super) differences: Vec<Difference>,
+}
+
+impl Elicitation {
+    /// Learns in every other way from what the main job of a seed began with, and plays the same episodes.
+    pub(super) fn others(&self, seed: u64) -> Result<Others> {
+        let job = folder("elicitation", seed)?;
+        let run = RunSeed(seed);
+        let sft = job.join("sft/final");
+        let log = read(&job.join("logs.jsonl"))?;
+        let keys = once(run, Split::Eval, self.episodes);
+        let mut lines = Vec::new();
+        let mut columns = Vec::new();
+        for method in &METHODS {
+            say(&format!("{}, seed {seed}", method.name));
+            let mut model = sft.clone();
+            for round in 1..=self.rounds {
+                let out = job.join("others").join(method.name).join(round.to_string());
+                let data = out.with_extension("jsonl");
+                if !data.exists() {
+                    let tried = Key::of_run(run, Split::Train, self.tries, self.tries_each);
+                    let model = model.display().to_string();
+                    let tries = play(SEEN, &model, &self.tries_planner, &tried)?;
+                    fs::create_dir_all(job.join("others").join(method.name))?;
+                    write_preferences(&data, &(method.preferences)(&log, &tries, run)?)?;
+                }
+                let settings = [set("model.path", &model), set("data.train", &data)];
+                model = train(method.config, &out, seed, &settings)?;
+            }
+            let played = play(SEEN, &model.display().to_string(), "greedy", &keys)?;
+            lines.push(means(&played)?);
+            columns.push(column(method.name, &played));
+        }
+        let seen = job.join("evaluation/seen");
+        for (name, place) in [("iterate", 0), ("sft", columns.len() + 1)] {
+            let played = read(&seen.join(format!("{name}.jsonl")))?;
+            columns.insert(place, column(name, &played));
+        }
+        let mut differences = compare(&columns, run).differences;
+        differences.retain(|d| (d.a == "iterate") != (d.b == "sft"));
+        Ok(Others { lines, differences })
+    }
+}
+
+fn by_rule(rule: &str, tries: &[Trajectory], run: RunSeed) -> Result<Vec<Preference>> {
+    Ok(make_pairs(tries, &rule.parse()?, run)?.0)
+}
+
+/// What went well in the log against what went worse when tried at the same episode.
+fn failures_against_experts(
+    log: &[Trajectory],
+    tries: &[Trajectory],
+    run: RunSeed,
+) -> Result<Vec<Preference>> {
+    let succeeded = log
+        .iter()
+        .filter(|t| Outcome::of(t, None).success == Some(true));
+    let experts: HashMap<Option<EpisodeSeed>, &Trajectory> =
+        succeeded.map(|expert| (expert.seed, expert)).collect();
+    let rule = "best-worst:group=seed,margin=0.2".parse()?;
+    let mut preferences = Vec::new();
+    for failure in tries {
+        if let Some(expert) = experts.get(&failure.seed)
+            && expert.return_ > failure.return_
+        {
+            let two = [(*expert).clone(), failure.clone()];
+            preferences.extend(make_pairs(&two, &rule, run)?.0);
+        }
+    }
+    Ok(preferences)
+}
+
+fn read(path: &std::path::Path) -> Result<Vec<Trajectory>> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let lines = text.lines().map(|line| Ok(serde_json::from_str(line)?));
+    lines
+        .collect::<Result<_>>()
+        .with_context(|| format!("`{}`", path.display()))
+}
+
+fn column(name: &str, played: &[Trajectory]) -> Column {
+    Column {
+        name: name.to_owned(),
+        model: String::new(),
+        planner: "greedy".to_owned(),
+        env: SEEN.to_owned(),
+        outcomes: played.iter().map(|t| Outcome::of(t, None)).collect(),
+        failures: 0,
+    }
+}
+
+fn means(played: &[Trajectory]) -> Result<Line> {
+    let n = played.len() as f64;
+    let (mut questions, mut rates) = (0.0, Vec::new());
+    for trajectory in played {
+        let fact = |name: &str| trajectory.metadata[FACTS][name].as_f64();
+        let asked = fact("questions").context("an episode without its questions")?;
+        questions += asked;
+        if asked > 0.0 {
+            rates.push(fact("total_bits").context("an episode without its bits")? / asked);
+        }
+    }
+    let outcomes = played.iter().map(|t| Outcome::of(t, None));
+    let solved = outcomes.filter(|outcome| outcome.success == Some(true));
+    Ok(Line {
+        success: solved.count() as f64 / n,
+        return_: played.iter().map(|t| t.return_).sum::<f64>() / n,
+        questions: questions / n,
+        bits_per_question: rates.iter().sum::<f64>() / rates.len() as f64,
+    })
+}
