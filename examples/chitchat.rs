@@ -14,14 +14,15 @@
 //! side belongs to neither.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
+use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use regex::Regex;
 use serde::Deserialize;
-use socratiq::envs::{Ending, Message, Trajectory, Turn};
+use socratiq::envs::{Ending, Message, Role, Trajectory, Turn};
+use socratiq::write_whole;
 
 /// A chat as the package has it.
 #[derive(Deserialize)]
@@ -51,31 +52,37 @@ fn main() -> Result<()> {
         bail!("usage: chitchat DATASET.json FOLDER");
     };
     let text = fs::read_to_string(&from).with_context(|| format!("cannot read `{from}`"))?;
-    let chats: BTreeMap<String, Chat> = serde_json::from_str(&text)?;
-    let (vulgar, address) = (Regex::new(VULGAR)?, Regex::new(ADDRESS)?);
+    let [train, eval] = convert(&text).with_context(|| format!("`{from}`"))?;
     fs::create_dir_all(&to)?;
-    let file = |name: &str| File::create(Path::new(&to).join(name)).map(BufWriter::new);
-    let (mut train, mut eval) = (file("train.jsonl")?, file("eval.jsonl")?);
-    let mut counts = [0, 0];
-    for (number, chat) in chats.values().enumerate() {
-        let Some(side) = side(chat) else { continue };
-        let Some(trajectory) = trajectory(chat, number, &vulgar, &address) else {
-            continue;
-        };
-        let out = if side == 0 { &mut train } else { &mut eval };
-        serde_json::to_writer(&mut *out, &trajectory)?;
-        out.write_all(b"\n")?;
-        counts[side] += 1;
+    for (name, trajectories) in [("train.jsonl", &train), ("eval.jsonl", &eval)] {
+        write_whole(&Path::new(&to).join(name), |out| {
+            for trajectory in trajectories {
+                serde_json::to_writer(&mut *out, trajectory)?;
+                out.write_all(b"\n")?;
+            }
+            Ok(())
+        })?;
     }
-    train.flush()?;
-    eval.flush()?;
-    let [train, eval] = counts;
-    let mut out = std::io::stdout();
     writeln!(
-        out,
-        "{train} chats to learn from, {eval} of other people to evaluate on"
+        std::io::stdout(),
+        "{} chats to learn from, {} of other people to evaluate on",
+        train.len(),
+        eval.len()
     )?;
     Ok(())
+}
+
+/// The chats to learn from and those to evaluate on.
+fn convert(text: &str) -> Result<[Vec<Trajectory>; 2]> {
+    let chats: BTreeMap<String, Chat> = serde_json::from_str(text)?;
+    let (vulgar, address) = (Regex::new(VULGAR)?, Regex::new(ADDRESS)?);
+    let mut sides = [Vec::new(), Vec::new()];
+    for (number, chat) in chats.values().enumerate() {
+        if let Some(side) = side(chat) {
+            sides[side].extend(trajectory(chat, number, &vulgar, &address));
+        }
+    }
+    Ok(sides)
 }
 
 /// 0 if all participants are to be learned from, 1 if all are to be evaluated on.
@@ -117,11 +124,9 @@ fn trajectory(chat: &Chat, number: usize, vulgar: &Regex, address: &Regex) -> Op
         });
     }
     let return_ = ratings.values().sum::<f64>() / ratings.len() as f64;
-    let last = messages
-        .iter()
-        .rposition(|m| m.role == socratiq::envs::Role::Assistant)?;
+    let last = messages.iter().rposition(|m| m.role == Role::Assistant)?;
     let reward = |at: usize, message: &Message| {
-        let is_agent = message.role == socratiq::envs::Role::Assistant;
+        let is_agent = message.role == Role::Assistant;
         is_agent.then_some(if at == last { return_ } else { 0.0 })
     };
     Some(Trajectory {
@@ -142,4 +147,80 @@ fn trajectory(chat: &Chat, number: usize, vulgar: &Regex, address: &Regex) -> Op
         tokens: Vec::new(),
         metadata: serde_json::Map::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A chat of two people, who take turns with `lines`.
+    fn chat(people: [&str; 2], ratings: &serde_json::Value, lines: &[&str]) -> serde_json::Value {
+        let turns = lines.iter().enumerate();
+        let messages: Vec<_> = turns
+            .map(|(at, text)| json!([{"text": text, "sender": people[at % 2]}]))
+            .collect();
+        json!({"prompt": "What do you like?", "ratings": ratings, "messages": messages})
+    }
+
+    #[test]
+    fn chats_become_trajectories_without_addresses_and_split_by_people() {
+        let lines = [
+            "hi",
+            "hello",
+            "see www.example.org",
+            "mail me@example.org",
+            "or",
+            "+1 234 567 8901",
+        ];
+        let good = json!({"witty": 8.0, "upbeat": 4.0});
+        let mut chats = serde_json::Map::new();
+        for number in 0..40 {
+            let people = [format!("a{number}"), format!("b{number}")];
+            let people = people.each_ref().map(String::as_str);
+            chats.insert(format!("good-{number}"), chat(people, &good, &lines));
+        }
+        for (name, ratings, lines) in [
+            (
+                "untouched",
+                json!({"witty": 5.0, "upbeat": 5.0}),
+                &lines[..],
+            ),
+            ("unrated", json!({}), &lines),
+            ("short", good.clone(), &lines[..4]),
+            (
+                "vulgar",
+                good.clone(),
+                &["hi", "porn", "hi", "hi", "hi", "hi"],
+            ),
+        ] {
+            chats.insert(name.to_owned(), chat(["a0", "a0"], &ratings, lines));
+        }
+        let text = serde_json::Value::Object(chats).to_string();
+        let sides = convert(&text).unwrap();
+        // A third of people is for evaluation, so a ninth of pairs of people, and four ninths are for learning.
+        let [train, eval] = sides.each_ref().map(Vec::len);
+        assert!(
+            train > eval && eval > 0 && train + eval < 40,
+            "{train} {eval}"
+        );
+        for trajectory in sides.iter().flatten() {
+            assert!((trajectory.return_ - 6.0).abs() < 1e-12);
+            let said: Vec<_> = trajectory
+                .messages
+                .iter()
+                .map(|turn| (turn.message.role, turn.message.text()))
+                .collect();
+            assert_eq!(said[0].0, Role::System);
+            assert_eq!(said[1], (Role::User, "hi".into()));
+            assert_eq!(said[3].1, "see [removed]");
+            assert_eq!(said[4], (Role::Assistant, "mail [removed]".into()));
+            assert_eq!(said[6].1, "[removed]");
+            let rewards: Vec<_> = trajectory.messages.iter().map(|turn| turn.reward).collect();
+            assert_eq!(
+                rewards,
+                [None, None, Some(0.0), None, Some(0.0), None, Some(6.0)]
+            );
+        }
+    }
 }
