@@ -87,6 +87,20 @@ pub(crate) fn prefer(
     Ok(make_pairs(dialogues, &rule.parse()?, run)?.0)
 }
 
+/// Draws verdicts as the model of Bradley and Terry has them: the side that is better by a margin is preferred with
+/// probability σ(`nats` · margin). With verdicts that are always right, nothing keeps a policy near its reference, and what
+/// it blames beside the mistake itself is anybody's guess.
+pub(crate) fn draw_verdicts(pairs: &mut [Preference], nats: f64, run: RunSeed) -> Result<()> {
+    let mut stream = run.stream("verdicts");
+    for pair in pairs {
+        let margin = pair.margin.take().context("a pair without its margin")?;
+        if !stream.chance(1.0 / (1.0 + (-nats * margin).exp())) {
+            std::mem::swap(&mut pair.chosen, &mut pair.rejected[0]);
+        }
+    }
+    Ok(())
+}
+
 /// Writes a log.
 pub(crate) fn write_records(path: &Path, records: impl Iterator<Item = Record>) -> Result<()> {
     write_whole(path, |out| {

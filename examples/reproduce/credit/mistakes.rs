@@ -15,7 +15,7 @@ use socratiq::score::check::{Judge, Judged, Unit, auroc, auroc_interval, suspici
 use socratiq::stats::Estimate;
 
 use super::{Credit, said, score, task};
-use crate::lab::{folder, say, set, train, write_log, write_preferences};
+use crate::lab::{draw_verdicts, folder, say, set, train, write_log, write_preferences};
 
 /// Areas under the curve by unit, in the order of [`UNITS`], and judge.
 pub(super) type Areas = [Vec<Estimate>; 3];
@@ -186,20 +186,13 @@ fn spread(planted: &[Planted], mistaken: &[Scored], clean: &[Scored]) -> [f64; 2
     [moved, own].map(|values| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// Preferences by the model of Bradley and Terry: the better of two is preferred with probability σ(difference of
-/// returns). With verdicts that are always right, nothing keeps the policy near its reference, and what it blames beside
-/// the mistake itself is anybody's guess.
+/// Preferences by which of two dialogues with as many turns wasted fewer, as verdicts have it.
 fn verdicts(credit: &Credit, dialogues: &[Trajectory], run: RunSeed) -> Result<Vec<Preference>> {
     let count = credit.preferences;
     let rule = format!("random:group=given,margin=0.5,max_pairs={count},per_group={count}");
     let (mut pairs, _) = make_pairs(dialogues, &rule.parse()?, run)?;
-    let mut stream = run.stream("verdicts");
-    for pair in &mut pairs {
-        let difference = pair.margin.take().context("a pair without its margin")?;
-        if !stream.chance(1.0 / (1.0 + (-difference).exp())) {
-            std::mem::swap(&mut pair.chosen, &mut pair.rejected[0]);
-        }
-    }
+    // Returns are in nats already.
+    draw_verdicts(&mut pairs, 1.0, run)?;
     Ok(pairs)
 }
 
