@@ -131,15 +131,7 @@ fn generate(options: &GenerateOptions) -> Result<Value> {
     let peer = Peer::find(options.peer.as_deref(), "generate.py")?;
     // Before anything else, so that the peak is that of loading.
     let before = peak_memory_gb().unwrap_or_default();
-    let path = options
-        .model
-        .as_deref()
-        .map(model_path::resolve)
-        .transpose()?;
-    let decoder = match &path {
-        Some(path) => Decoder::open(path, Weights::Quantised)?,
-        None => Decoder::random(shape(&options.shape)?, &mut RunSeed(0).stream("bench"))?,
-    };
+    let (path, decoder) = open(options.model.as_deref(), &options.shape)?;
     let loaded = peak_memory_gb().map(|peak| (peak - before) / (decoder.bytes() as f64 / 1e9));
     let machine = Machine::measure();
     let measured = generation::measure(&decoder, &machine, options.prefill)?;
@@ -164,15 +156,7 @@ fn generate(options: &GenerateOptions) -> Result<Value> {
 
 fn plan(options: &PlanOptions) -> Result<Value> {
     let peer = Peer::find(options.peer.as_deref(), "plan.py")?;
-    let path = options
-        .model
-        .as_deref()
-        .map(model_path::resolve)
-        .transpose()?;
-    let decoder = match &path {
-        Some(path) => Decoder::open(path, Weights::Quantised)?,
-        None => Decoder::random(shape(&options.shape)?, &mut RunSeed(0).stream("bench"))?,
-    };
+    let (path, decoder) = open(options.model.as_deref(), &options.shape)?;
     let request = plan::Request {
         prompt_tokens: options.prompt.max(1),
         new_tokens: options.new.max(1),
@@ -311,6 +295,16 @@ fn merge(into: &mut Value, from: Value) {
         let from: Map<String, Value> = from;
         into.extend(from);
     }
+}
+
+/// A real model with its path, or random weights of a known shape.
+fn open(model: Option<&str>, name: &str) -> Result<(Option<PathBuf>, Decoder)> {
+    let path = model.map(model_path::resolve).transpose()?;
+    let decoder = match &path {
+        Some(path) => Decoder::open(path, Weights::Quantised)?,
+        None => Decoder::random(shape(name)?, &mut RunSeed(0).stream("bench"))?,
+    };
+    Ok((path, decoder))
 }
 
 /// A known shape by its name.
