@@ -127,8 +127,10 @@ impl Norm<'_> {
         let width = self.width();
         let wanted = dw.is_some() || db.is_some();
         let count = x.len() / width;
-        let ranges: Vec<_> = parallel::split(count, parts(x.len()), 1).collect();
-        // Each task sums the gradients of the weights over its rows; the sums are added in order.
+        // Each task sums the gradients of the weights over its rows; the sums are added in order, and are as many on
+        // every machine, so that their bits do not depend on its cores.
+        let tasks = if x.len() < SMALL { 1 } else { SUMS };
+        let ranges: Vec<_> = parallel::split(count, tasks, 1).collect();
         let mut partial = vec![0.0; if wanted { ranges.len() * 2 * width } else { 0 }];
         let (dx, sums) = (Parts::new(dx), Parts::new(&mut partial));
         parallel::run(ranges.len(), |task| {
@@ -193,9 +195,14 @@ impl Norm<'_> {
     }
 }
 
+/// Fewer numbers are no work for several threads.
+const SMALL: usize = 32_768;
+/// Sums of the weights' gradients over rows.
+const SUMS: usize = 8;
+
 /// Into how many tasks to cut work on so many numbers.
 pub(super) fn parts(numbers: usize) -> usize {
-    if numbers < 32_768 {
+    if numbers < SMALL {
         1
     } else {
         parallel::default_parts()

@@ -14,6 +14,9 @@ use pulp::{Simd, WithSimd};
 const COLUMNS: usize = 384;
 /// Hidden states at once.
 const ROWS: usize = 256;
+/// Shares of the vocabulary in the backward pass. As many on every machine, however many cores it has: what is added in
+/// another order has other bits, and a run would not be the same everywhere.
+const SHARES: usize = 2;
 
 /// `logprob[r] = logits[r][targets[r]] − log Σ_v e^logits[r][v]` with `logits = hidden Wᵀ`.
 ///
@@ -83,9 +86,8 @@ pub fn token_logprobs_backward(
 ) {
     let (rows, vocabulary, width) = (hidden.len(), head.rows(), head.width());
     let dhead = dhead.map(Parts::new);
-    // Every thread has a fixed share of the vocabulary and its own sum for `dhidden`, and these are added
-    // in order, so that equal runs give equal bits.
-    let shares: Vec<_> = parallel::split(vocabulary, parallel::num_threads(), COLUMNS).collect();
+    // Every share of the vocabulary has its own sum for `dhidden`, and these are added in order.
+    let shares: Vec<_> = parallel::split(vocabulary, SHARES, COLUMNS).collect();
     let mut partial = vec![Buffer::zeros(rows * width); shares.len()];
     let sums: Vec<Parts<'_>> = partial.iter_mut().map(|sum| Parts::new(sum)).collect();
     parallel::run(shares.len(), |share| {

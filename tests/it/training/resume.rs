@@ -66,6 +66,34 @@ const LONG: [&str; 6] = [
 ];
 
 #[test]
+fn a_run_has_the_same_bits_on_any_number_of_threads() {
+    let on = |threads: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        // Large enough for kernels to share their work out.
+        write_log(&folder.path().join("prefs.jsonl"), 100);
+        let config = write_config(folder.path(), DPO);
+        let larger = [
+            "model.new.vocab_size=800",
+            "model.new.hidden_size=96",
+            "train.pairs_per_update=24",
+            "train.updates=4",
+        ];
+        let status = Command::new(env!("CARGO_BIN_EXE_socratiq"))
+            .arg("train")
+            .arg(config)
+            .args(larger.iter().flat_map(|setting| ["--set", setting]))
+            .env("RAYON_NUM_THREADS", threads)
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success());
+        result(&folder.path().join("run"))
+    };
+    let alone = on("1");
+    assert!(on("2") == alone && on("5") == alone);
+}
+
+#[test]
 fn a_run_that_was_killed_goes_on_to_the_same_bits() {
     for objective in [
         DPO,
