@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result, bail};
 use regex::Regex;
 use serde::Deserialize;
 use socratiq::envs::{Ending, Message, Role, Trajectory, Turn};
+use socratiq::logs::{Record, write_native};
 use socratiq::write_whole;
 
 /// A chat as the package has it.
@@ -53,21 +54,19 @@ fn main() -> Result<()> {
     };
     let text = fs::read_to_string(&from).with_context(|| format!("cannot read `{from}`"))?;
     let [train, eval] = convert(&text).with_context(|| format!("`{from}`"))?;
-    fs::create_dir_all(&to)?;
-    for (name, trajectories) in [("train.jsonl", &train), ("eval.jsonl", &eval)] {
+    let counts = [train.len(), eval.len()];
+    for (name, trajectories) in [("train.jsonl", train), ("eval.jsonl", eval)] {
         write_whole(&Path::new(&to).join(name), |out| {
             for trajectory in trajectories {
-                serde_json::to_writer(&mut *out, trajectory)?;
-                out.write_all(b"\n")?;
+                write_native(&Record::Trajectory(trajectory), out)?;
             }
             Ok(())
         })?;
     }
+    let [train, eval] = counts;
     writeln!(
         std::io::stdout(),
-        "{} chats to learn from, {} of other people to evaluate on",
-        train.len(),
-        eval.len()
+        "{train} chats to learn from, {eval} of other people to evaluate on"
     )?;
     Ok(())
 }

@@ -243,7 +243,11 @@ fn step(number: usize, what: &str) {
     tracing::info!("[{number}/7] {what}");
 }
 
-fn trajectories(log: &Path) -> Result<Vec<Trajectory>> {
+/// The trajectories of a log that a main job has written.
+///
+/// # Errors
+/// When it cannot be read, or a line is none.
+pub fn trajectories(log: &Path) -> Result<Vec<Trajectory>> {
     let text =
         fs::read_to_string(log).with_context(|| format!("cannot read `{}`", log.display()))?;
     text.lines()

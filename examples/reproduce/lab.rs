@@ -88,13 +88,13 @@ pub(crate) fn prefer(
 }
 
 /// Draws verdicts as the model of Bradley and Terry has them: the side that is better by a margin is preferred with
-/// probability σ(`nats` · margin). With verdicts that are always right, nothing keeps a policy near its reference, and what
+/// probability σ(margin), margins being in nats. With verdicts that are always right, nothing keeps a policy near its reference, and what
 /// it blames beside the mistake itself is anybody's guess.
-pub(crate) fn draw_verdicts(pairs: &mut [Preference], nats: f64, run: RunSeed) -> Result<()> {
+pub(crate) fn draw_verdicts(pairs: &mut [Preference], run: RunSeed) -> Result<()> {
     let mut stream = run.stream("verdicts");
     for pair in pairs {
         let margin = pair.margin.take().context("a pair without its margin")?;
-        if !stream.chance(1.0 / (1.0 + (-nats * margin).exp())) {
+        if !stream.chance(1.0 / (1.0 + (-margin).exp())) {
             std::mem::swap(&mut pair.chosen, &mut pair.rejected[0]);
         }
     }

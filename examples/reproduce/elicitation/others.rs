@@ -8,7 +8,7 @@ use socratiq::envs::{EpisodeSeed, RunSeed, Split, Trajectory};
 use socratiq::evaluation::{Column, Difference, Outcome, compare};
 use socratiq::logs::Preference;
 use socratiq::pairs::make_pairs;
-use socratiq::quickstart::SEEN;
+use socratiq::quickstart::{SEEN, trajectories};
 use socratiq::rollouts::{FACTS, Key};
 
 use super::{Elicitation, Line};
@@ -57,7 +57,7 @@ impl Elicitation {
         let job = folder("elicitation", seed)?;
         let run = RunSeed(seed);
         let sft = job.join("sft/final");
-        let log = read(&job.join("logs.jsonl"))?;
+        let log = trajectories(&job.join("logs.jsonl"))?;
         let keys = once(run, Split::Eval, self.episodes);
         let mut lines = Vec::new();
         let mut columns = Vec::new();
@@ -83,7 +83,7 @@ impl Elicitation {
         }
         let seen = job.join("evaluation/seen");
         for (name, place) in [("iterate", 0), ("sft", columns.len() + 1)] {
-            let played = read(&seen.join(format!("{name}.jsonl")))?;
+            let played = trajectories(&seen.join(format!("{name}.jsonl")))?;
             columns.insert(place, column(name, &played));
         }
         let mut differences = compare(&columns, run).differences;
@@ -118,15 +118,6 @@ fn failures_against_experts(
         }
     }
     Ok(preferences)
-}
-
-fn read(path: &std::path::Path) -> Result<Vec<Trajectory>> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    let lines = text.lines().map(|line| Ok(serde_json::from_str(line)?));
-    lines
-        .collect::<Result<_>>()
-        .with_context(|| format!("`{}`", path.display()))
 }
 
 fn column(name: &str, played: &[Trajectory]) -> Column {
