@@ -5,6 +5,7 @@ use std::sync::Arc;
 use socratiq_envs::{Stream, TokenRecord};
 
 use crate::error::Result;
+use crate::kernels::parallel;
 use crate::model::{Adapters, Cache, Decoder, StepMemory};
 use crate::planning::{Draft, Tally};
 use crate::sampling::Sampling;
@@ -251,7 +252,7 @@ impl Generator {
         }
         let mut places = Vec::new();
         let mut steps = Vec::new();
-        let mut rest = Vec::new();
+        let mut turns = Vec::new();
         for (place, live) in dialogues.iter_mut().enumerate() {
             let Live {
                 cache,
@@ -261,10 +262,10 @@ impl Generator {
                 writing,
                 ..
             } = &mut **live;
-            if writing.is_some() {
+            if let Some(turn) = writing {
                 places.push(place);
                 steps.push((cache, unread.as_slice()));
-                rest.push((state, logprobs, writing));
+                turns.push((state, logprobs, turn));
             }
         }
         if steps.is_empty() {
@@ -275,14 +276,18 @@ impl Generator {
         let logits = self
             .decoder
             .extend(&mut steps, self.adapters, &mut self.memory)?;
+        // To choose among a large vocabulary takes long enough to be shared out.
+        let choices = parallel::map(turns.len(), |row| {
+            let (_, _, turn) = &turns[row];
+            let mut stream = turn.stream.clone();
+            let logits = &logits[row * vocabulary..][..vocabulary];
+            let choice = turn.sampling.choose(logits, &mut stream);
+            choice.map(|choice| (choice, stream))
+        });
         let mut chosen = Vec::with_capacity(places.len());
-        for ((state, logprobs, writing), logits) in
-            rest.into_iter().zip(logits.chunks_exact(vocabulary))
-        {
-            let Some(turn) = writing.as_mut() else {
-                continue;
-            };
-            let choice = turn.sampling.choose(logits, &mut turn.stream)?;
+        for ((state, logprobs, turn), choice) in turns.into_iter().zip(choices) {
+            let (choice, stream) = choice?;
+            turn.stream = stream;
             state.push_action(choice.token);
             logprobs.push(Some(f64::from(choice.logprob)));
             turn.left = turn.left.saturating_sub(1);
@@ -299,13 +304,14 @@ impl Generator {
             } else {
                 None
             };
-            if end.is_some() {
-                *writing = None;
-            }
             chosen.push((added, end));
         }
         for (place, (added, end)) in places.into_iter().zip(chosen) {
-            dialogues[place].unread = added;
+            let live = &mut *dialogues[place];
+            live.unread = added;
+            if end.is_some() {
+                live.writing = None;
+            }
             finished[place] = end;
         }
         Ok(finished)
