@@ -1,7 +1,7 @@
 //! What the reference would say now: the measurements behind the diagnoses.
 
 use anyhow::Result;
-use socratiq_agents::kernels::Buffer;
+use socratiq_agents::kernels::{Buffer, log_sum_exp, parallel};
 use socratiq_agents::model::{Adapters, Batch, Decoder, Tape};
 
 use super::example::{Completion, Example};
@@ -73,7 +73,10 @@ impl Probe {
             });
         let ends = ends.collect();
         let mut reference = decoder.logits(&forest.batch, adapters, &mut Tape::default())?;
-        normalise(&mut reference, decoder.config().vocab_size);
+        for row in reference.chunks_mut(decoder.config().vocab_size) {
+            let total = log_sum_exp(row);
+            row.iter_mut().for_each(|logit| *logit -= total);
+        }
         Ok(Some(Self {
             batch: forest.batch,
             reference,
@@ -88,28 +91,22 @@ impl Probe {
     /// When a tensor operation fails.
     pub fn measure(&self, policy: &Decoder, tape: &mut Tape) -> Result<Drift> {
         let vocabulary = policy.config().vocab_size;
-        let mut logprobs = policy.logits(&self.batch, Adapters::On, tape)?;
-        normalise(&mut logprobs, vocabulary);
-        let rows = || {
-            logprobs
-                .chunks(vocabulary)
-                .zip(self.reference.chunks(vocabulary))
-        };
-        let divergence: f64 = rows()
-            .map(|(policy, reference)| {
-                let terms = policy.iter().zip(reference);
-                terms
-                    .map(|(p, r)| f64::from(r.exp() * (r - p)))
-                    .sum::<f64>()
-            })
-            .sum();
-        let ratios: Vec<f64> = rows()
-            .zip(&self.batch.scored)
-            .map(|((policy, reference), scored)| {
-                let token = scored.target as usize;
-                f64::from(policy[token] - reference[token])
-            })
-            .collect();
+        let logits = policy.logits(&self.batch, Adapters::On, tape)?;
+        // KL(π_ref ‖ π) and log π/π_ref of the token, by row.
+        let rows = parallel::map(self.batch.scored.len(), |row| {
+            let numbers = row * vocabulary..(row + 1) * vocabulary;
+            let (policy, reference) = (&logits[numbers.clone()], &self.reference[numbers]);
+            let total = log_sum_exp(policy);
+            let terms = policy
+                .iter()
+                .zip(reference)
+                .map(|(p, r)| f64::from(r.exp() * (r - (p - total))));
+            let token = self.batch.scored[row].target as usize;
+            let ratio = f64::from(policy[token] - total - reference[token]);
+            (terms.sum::<f64>(), ratio)
+        });
+        let divergence: f64 = rows.iter().map(|(divergence, _)| divergence).sum();
+        let ratios: Vec<f64> = rows.into_iter().map(|(_, ratio)| ratio).collect();
         let ends: f64 = self.ends.iter().map(|end| ratios[*end]).sum();
         let completions = self.completions as f64;
         Ok(Drift {
@@ -118,13 +115,5 @@ impl Probe {
             tokens: ratios.len() as f64 / completions,
             end_of_turn: ends / self.ends.len().max(1) as f64,
         })
-    }
-}
-
-/// Logits to log-probabilities, row by row.
-fn normalise(logits: &mut [f32], vocabulary: usize) {
-    for row in logits.chunks_mut(vocabulary) {
-        let total = socratiq_agents::kernels::log_sum_exp(row);
-        row.iter_mut().for_each(|logit| *logit -= total);
     }
 }
