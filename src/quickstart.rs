@@ -7,6 +7,7 @@ mod columns;
 mod interrupted;
 mod report;
 
+pub use columns::{Questions, asked};
 pub use interrupted::Interrupted;
 
 use std::fs;

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
-use socratiq::quickstart::Quickstart;
+use socratiq::quickstart::{Questions, Quickstart};
 use socratiq::stats::Estimate;
 
 use crate::lab::{Curve, Seeds, curves, folder, over_seeds, say, seed_names, shown, write_page};
@@ -57,12 +57,7 @@ impl Table {
 
     fn line(&self, place: usize) -> Line {
         let (column, questions) = (&self.columns[place], &self.questions[place]);
-        Line {
-            success: column.success.mean,
-            return_: column.return_.mean,
-            questions: questions.per_episode.mean,
-            bits_per_question: questions.bits_per_question.mean,
-        }
+        Line::new(column.success.mean, column.return_.mean, questions)
     }
 }
 
@@ -72,12 +67,6 @@ struct Column {
     success: Estimate,
     #[serde(rename = "return")]
     return_: Estimate,
-}
-
-#[derive(Deserialize)]
-struct Questions {
-    per_episode: Estimate,
-    bits_per_question: Estimate,
 }
 
 #[derive(Deserialize)]
@@ -221,6 +210,18 @@ struct Line {
     return_: f64,
     questions: f64,
     bits_per_question: f64,
+}
+
+impl Line {
+    fn new(success: f64, return_: f64, questions: &Questions) -> Self {
+        let mean = |estimate: Option<Estimate>| estimate.map_or(f64::NAN, |e| e.mean);
+        Self {
+            success,
+            return_,
+            questions: mean(questions.per_episode),
+            bits_per_question: mean(questions.bits_per_question),
+        }
+    }
 }
 
 const CLAIMS: &str = "\nPaired by episode, with the bootstrap interval of each seed:\n";

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use socratiq_envs::{RunSeed, Split, Trajectory};
 
 use super::{HELD_OUT, LONGEST_TURN, Quickstart, SEEN, play, trajectories};
@@ -40,13 +40,14 @@ pub(super) struct Table {
 }
 
 /// What a column's questions brought.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Questions {
-    pub(super) name: String,
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Questions {
+    /// Of the column.
+    pub name: String,
     /// How many in an episode.
-    pub(super) per_episode: Option<Estimate>,
+    pub per_episode: Option<Estimate>,
     /// Bits about the hidden item per question.
-    pub(super) bits_per_question: Option<Estimate>,
+    pub bits_per_question: Option<Estimate>,
 }
 
 /// Planners of the DPO policy, with what their column is called.
@@ -159,8 +160,11 @@ impl Quickstart {
     }
 }
 
-/// What the task's own facts say of a column.
-fn asked(name: &str, played: &[Trajectory], run: RunSeed) -> Result<Questions> {
+/// What the task's own facts say of the episodes of a column; its intervals are bootstrapped.
+///
+/// # Errors
+/// When an episode lacks a fact: it was of another task.
+pub fn asked(name: &str, played: &[Trajectory], run: RunSeed) -> Result<Questions> {
     let mut stream = run.stream("bootstrap of questions");
     let fact = |trajectory: &Trajectory, name: &str| -> Result<f64> {
         trajectory.metadata[FACTS][name]

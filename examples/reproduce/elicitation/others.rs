@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::fs;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use socratiq::envs::{EpisodeSeed, RunSeed, Split, Trajectory};
 use socratiq::evaluation::{Column, Difference, Outcome, compare};
 use socratiq::logs::Preference;
 use socratiq::pairs::make_pairs;
-use socratiq::quickstart::{SEEN, trajectories};
-use socratiq::rollouts::{FACTS, Key};
+use socratiq::quickstart::{SEEN, asked, trajectories};
+use socratiq::rollouts::Key;
 
 use super::{Elicitation, Line};
 use crate::lab::{folder, once, play, say, set, train, write_preferences};
@@ -78,7 +78,7 @@ impl Elicitation {
                 model = train(method.config, &out, seed, &settings)?;
             }
             let played = play(SEEN, &model.display().to_string(), "greedy", &keys)?;
-            lines.push(means(&played)?);
+            lines.push(means(method.name, &played, run)?);
             columns.push(column(method.name, &played));
         }
         let seen = job.join("evaluation/seen");
@@ -131,23 +131,13 @@ fn column(name: &str, played: &[Trajectory]) -> Column {
     }
 }
 
-fn means(played: &[Trajectory]) -> Result<Line> {
+fn means(name: &str, played: &[Trajectory], run: RunSeed) -> Result<Line> {
     let n = played.len() as f64;
-    let (mut questions, mut rates) = (0.0, Vec::new());
-    for trajectory in played {
-        let fact = |name: &str| trajectory.metadata[FACTS][name].as_f64();
-        let asked = fact("questions").context("an episode without its questions")?;
-        questions += asked;
-        if asked > 0.0 {
-            rates.push(fact("total_bits").context("an episode without its bits")? / asked);
-        }
-    }
     let outcomes = played.iter().map(|t| Outcome::of(t, None));
     let solved = outcomes.filter(|outcome| outcome.success == Some(true));
-    Ok(Line {
-        success: solved.count() as f64 / n,
-        return_: played.iter().map(|t| t.return_).sum::<f64>() / n,
-        questions: questions / n,
-        bits_per_question: rates.iter().sum::<f64>() / rates.len() as f64,
-    })
+    let (success, return_) = (
+        solved.count() as f64 / n,
+        played.iter().map(|t| t.return_).sum::<f64>() / n,
+    );
+    Ok(Line::new(success, return_, &asked(name, played, run)?))
 }
