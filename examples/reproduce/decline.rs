@@ -1,12 +1,11 @@
 //! Reward decline: why the rewards of the better answers fall while the policy gets better, and by how much they must.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Map;
 use socratiq::agents::LanguageModel;
 use socratiq::agents::kernels::log_sum_exp;
 use socratiq::agents::model::{Adapters, Batch, Tape, Weights};
@@ -15,8 +14,8 @@ use socratiq::logs::{Demonstration, Preference, Record};
 use socratiq::stats::{Estimate, bootstrap_mean};
 
 use crate::lab::{
-    Curve, Seeds, Start, TASK, curves, folder, number, once, over_seeds, play, prefer, say, set,
-    shown, start, train, write_page, write_preferences, write_records,
+    Curve, Seeds, Start, TASK, curves, folder, metrics, number, once, over_seeds, play, prefer,
+    say, set, shown, start, train, write_page, write_preferences, write_records,
 };
 
 /// The settings.
@@ -308,10 +307,8 @@ fn chosen(pair: &Preference) -> Demonstration {
 
 /// The evaluations of a run, from its metrics; before the first update all rewards are 0.
 fn rewards(run: &Path) -> Result<Rewards> {
-    let text = fs::read_to_string(run.join("metrics.jsonl"))?;
     let mut all = vec![(0.0, [0.0; 3])];
-    for line in text.lines() {
-        let line: Value = serde_json::from_str(line)?;
+    for line in metrics(run)? {
         let number = |name: &str| line[name].as_f64();
         let names = ["chosen", "rejected", "margins"].map(|side| format!("eval_rewards/{side}"));
         let [Some(chosen), Some(rejected), Some(margin)] = names.map(|name| number(&name)) else {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 use socratiq::envs::{RunSeed, Split, Trajectory};
 use socratiq::logs::{Preference, Record, write_native};
 use socratiq::pairs::make_pairs;
@@ -43,11 +44,21 @@ pub(crate) fn once(run: RunSeed, split: Split, count: u64) -> Vec<Key> {
 
 /// Episodes of a model or a built-in questioner.
 pub(crate) fn play(env: &str, model: &str, planner: &str, keys: &[Key]) -> Result<Vec<Trajectory>> {
+    play_by(env, model, planner.parse()?, keys)
+}
+
+/// As [`play`], by a planner that has no name.
+pub(crate) fn play_by(
+    env: &str,
+    model: &str,
+    planner: Planner,
+    keys: &[Key],
+) -> Result<Vec<Trajectory>> {
     let settings = SourceOptions {
         max_tokens: LONGEST_TURN,
         ..SourceOptions::default()
     };
-    let (task, planner): (Task, Planner) = (env.parse()?, planner.parse()?);
+    let task: Task = env.parse()?;
     let policies = Source::open(model, &settings)?.policies(&task, planner, &settings)?;
     let played = Rollouts::new(&task, env, policies).collect(keys)?;
     played
@@ -88,13 +99,13 @@ pub(crate) fn prefer(
 }
 
 /// Draws verdicts as the model of Bradley and Terry has them: the side that is better by a margin is preferred with
-/// probability σ(margin), margins being in nats. With verdicts that are always right, nothing keeps a policy near its reference, and what
+/// probability σ(`nats` · margin). With verdicts that are always right, nothing keeps a policy near its reference, and what
 /// it blames beside the mistake itself is anybody's guess.
-pub(crate) fn draw_verdicts(pairs: &mut [Preference], run: RunSeed) -> Result<()> {
+pub(crate) fn draw_verdicts(pairs: &mut [Preference], nats: f64, run: RunSeed) -> Result<()> {
     let mut stream = run.stream("verdicts");
     for pair in pairs {
         let margin = pair.margin.take().context("a pair without its margin")?;
-        if !stream.chance(1.0 / (1.0 + (-margin).exp())) {
+        if !stream.chance(1.0 / (1.0 + (-nats * margin).exp())) {
             std::mem::swap(&mut pair.chosen, &mut pair.rejected[0]);
         }
     }
@@ -139,6 +150,16 @@ pub(crate) fn train(config: &str, out: &Path, seed: u64, settings: &[String]) ->
         Ended::Finished(model) => Ok(model),
         Ended::Interrupted => bail!("the run in `{}` was interrupted", out.display()),
     }
+}
+
+/// The lines of a training run's metrics.
+pub(crate) fn metrics(run: &Path) -> Result<Vec<Value>> {
+    let path = run.join("metrics.jsonl");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    text.lines()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect()
 }
 
 /// A setting whose value is a file.

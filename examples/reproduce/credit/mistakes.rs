@@ -192,7 +192,7 @@ fn verdicts(credit: &Credit, dialogues: &[Trajectory], run: RunSeed) -> Result<V
     let rule = format!("random:group=given,margin=0.5,max_pairs={count},per_group={count}");
     let (mut pairs, _) = make_pairs(dialogues, &rule.parse()?, run)?;
     // Returns are in nats already.
-    draw_verdicts(&mut pairs, run)?;
+    draw_verdicts(&mut pairs, 1.0, run)?;
     Ok(pairs)
 }
 
