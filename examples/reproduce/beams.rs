@@ -171,7 +171,7 @@ impl Beams {
         let plain = self.betas.iter().map(|beta| format!("DPO, β = {beta}"));
         let others = [
             format!("DPO + SFT, β = {}", self.beside_sft),
-            "SFT + reward model (control)".to_owned(),
+            "SFT + reward model".to_owned(),
             "SFT (control)".to_owned(),
         ];
         plain.chain(others).collect()
@@ -326,4 +326,4 @@ paired at random leaves so small a policy worse than it began: it asks more and 
 always right in place of drawn ones gave the same picture (win rates of 0.20 to 0.22 with β from 0.05 to 0.3, \
 0.46 for SFT). What the paper says of wide search shows in the control with an explicit reward model instead: \
 the more beams it may choose from, the longer the dialogues and the rarer the wins. It is right more often than \
-not about people's dialogues, and wrong about those that it is the judge of.\n\n";
+not about people's whole dialogues; of one that goes on it judges what was said so far, and whoever asks on earns on.\n\n";
