@@ -322,8 +322,8 @@ fn verdict(few: &str, gains: &[(Estimate, Estimate)]) -> String {
 
 const WHY: &str = "What differs from the paper: a turn here has about seven tokens and few likely forms, which five beams hold; \
 more of them find nothing else, so there is little to gain and nothing to over-optimise. And DPO on dialogues \
-paired at random leaves so small a policy worse than it began: it asks more and decides worse. Verdicts that are \
+paired at random leaves so small a policy worse than it began: it talks longer and wins less. Verdicts that are \
 always right in place of drawn ones gave the same picture (win rates of 0.20 to 0.22 with β from 0.05 to 0.3, \
 0.46 for SFT). What the paper says of wide search shows in the control with an explicit reward model instead: \
 the more beams it may choose from, the longer the dialogues and the rarer the wins. It is right more often than \
-not about people's whole dialogues; of one that goes on it judges what was said so far, and whoever asks on earns on.\n\n";
+not about people's whole dialogues; of one that goes on it judges what was said so far, which favours asking on.\n\n";
