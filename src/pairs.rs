@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use socratiq_envs::{Message, Role, RunSeed, Stream, Trajectory};
+use socratiq_envs::{Ending, Message, Role, RunSeed, Stream, Trajectory};
 
 use crate::logs::{Preference, Turns, common_messages};
 
@@ -31,6 +31,8 @@ pub struct PairReport {
     pub groups: usize,
     /// Pairs kept.
     pub pairs: usize,
+    /// Those of them with a side that was cut off before its end, so that its return may lack rewards.
+    pub truncated: usize,
     /// What was dropped, by reason.
     pub dropped: Dropped,
 }
@@ -138,6 +140,11 @@ pub fn make_pairs(
             .collect();
     }
     report.pairs = kept.len();
+    let is_cut = |index: usize| trajectories[index].ending == Ending::Truncated;
+    let cut = kept
+        .iter()
+        .filter(|(better, worse, ..)| is_cut(*better) || is_cut(*worse));
+    report.truncated = cut.count();
 
     let preference = |(better, worse, common, margin): (usize, usize, usize, f64)| Preference {
         prompt: Turns::Chat(dialogues[better][..common].to_vec()),

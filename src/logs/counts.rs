@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use serde::Serialize;
 use socratiq_agents::chat::ChatCodec;
 use socratiq_agents::{AgentError, Tokens};
-use socratiq_envs::{Message, Role, Tool};
+use socratiq_envs::{Ending, Message, Role, Tool};
 
-use super::{Record, Row, Turns};
+use super::{Preference, Record, Row, Turns};
 
 /// Counts over the rows of a log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -40,9 +40,11 @@ pub struct Counts {
     pub duplicates: u64,
     /// Pairs whose sides are equal: nothing can be learned from them.
     pub identical_pairs: u64,
-    /// Preferences without a prompt whose sides begin differently: they answer different questions.
+    /// Preferences whose sides have no message of a user or an agent in common and do not both begin with the agent's:
+    /// they answer different questions.
     pub different_starts: u64,
-    /// Sides and completions that do not end with the agent's message.
+    /// Dialogues that stop before their end: sides and completions whose last message is not the agent's, and truncated
+    /// trajectories.
     pub missing_endings: u64,
     /// The longest dialogue: by tokens where they are counted, by characters where not.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,34 +118,32 @@ impl Counts {
     }
 
     fn add_record(&mut self, record: &Record) {
+        self.different_starts += u64::from(record.starts_differ());
+        self.missing_endings += record.missing_endings();
         match record {
             Record::Preference(preference) => {
                 let (chosen, rejected) = (&preference.chosen, &preference.rejected);
                 self.preferences += 1;
                 self.pairs += rejected.len() as u64;
                 self.turns += agent_messages(&preference.prompt);
-                for side in rejected.iter().chain([chosen]) {
-                    self.turns += agent_turns(side);
-                    self.missing_endings += u64::from(lacks_ending(side));
-                }
+                self.turns += rejected
+                    .iter()
+                    .chain([chosen])
+                    .map(agent_turns)
+                    .sum::<u64>();
                 self.identical_pairs += rejected
                     .iter()
                     .filter(|rejected| *rejected == chosen)
                     .count() as u64;
-                let differs = |side: &Turns| !begin_alike(side, chosen);
-                let is_different = preference.prompt.is_empty() && rejected.iter().any(differs);
-                self.different_starts += u64::from(is_different);
             }
             Record::Feedback(feedback) => {
                 self.feedback += 1;
                 self.turns += agent_messages(&feedback.prompt) + agent_turns(&feedback.completion);
-                self.missing_endings += u64::from(lacks_ending(&feedback.completion));
             }
             Record::Demonstration(demonstration) => {
                 let completion = &demonstration.completion;
                 self.demonstrations += 1;
                 self.turns += agent_messages(&demonstration.prompt) + agent_turns(completion);
-                self.missing_endings += u64::from(lacks_ending(completion));
             }
             Record::Trajectory(trajectory) => {
                 self.trajectories += 1;
@@ -275,14 +275,46 @@ fn agent_turns(side: &Turns) -> u64 {
     }
 }
 
-fn lacks_ending(side: &Turns) -> bool {
-    let last = side.messages().last();
-    last.is_some_and(|message| message.role != Role::Assistant)
-}
+impl Record {
+    /// True for a preference whose sides answer different questions: they have no message of a user or an agent in common,
+    /// and do not both begin with the agent's.
+    pub fn starts_differ(&self) -> bool {
+        let Self::Preference(Preference {
+            prompt,
+            chosen,
+            rejected,
+            ..
+        }) = self
+        else {
+            return false;
+        };
+        let differs = |side: &Turns| {
+            if let (Turns::Text(a), Turns::Text(b)) = (chosen, side) {
+                return prompt.is_empty() && a.chars().next() != b.chars().next();
+            }
+            let mut before = prompt.messages().iter();
+            let (a, b) = (chosen.messages().first(), side.messages().first());
+            let is_agents = |m: Option<&Message>| m.is_some_and(|m| m.role == Role::Assistant);
+            before.all(|message| message.role == Role::System)
+                && a != b
+                && !(is_agents(a) && is_agents(b))
+        };
+        rejected.iter().any(differs)
+    }
 
-fn begin_alike(a: &Turns, b: &Turns) -> bool {
-    match (a, b) {
-        (Turns::Text(a), Turns::Text(b)) => a.chars().next() == b.chars().next(),
-        _ => a.messages().first() == b.messages().first(),
+    /// How many of its dialogues stop before their end: their last message is not the agent's, or the episode was truncated.
+    pub fn missing_endings(&self) -> u64 {
+        let lacks = |side: &Turns| {
+            let last = side.messages().last();
+            u64::from(last.is_some_and(|message| message.role != Role::Assistant))
+        };
+        match self {
+            Self::Preference(preference) => {
+                lacks(&preference.chosen) + preference.rejected.iter().map(lacks).sum::<u64>()
+            }
+            Self::Feedback(feedback) => lacks(&feedback.completion),
+            Self::Demonstration(demonstration) => lacks(&demonstration.completion),
+            Self::Trajectory(trajectory) => u64::from(trajectory.ending == Ending::Truncated),
+        }
     }
 }

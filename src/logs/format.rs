@@ -317,6 +317,7 @@ impl Format {
             // One dialogue, and what is said about it.
             (has("reward"), Self::ChatReward),
             (has("messages_and_choices"), Self::ChatReward),
+            (has_rewarded_message(row), Self::ChatReward),
             (has("label") || has("kto_tag"), Self::Kto),
             (
                 [
@@ -367,6 +368,15 @@ impl Format {
             Self::LmrlText => lmrl::text_history(row, line)?,
         }])
     }
+}
+
+/// True for a chat whose messages have rewards of their own.
+fn has_rewarded_message(row: &Value) -> bool {
+    let messages = row.get("messages").and_then(Value::as_array);
+    messages.is_some_and(|messages| {
+        let mut rewards = messages.iter().filter_map(|message| message.get("reward"));
+        rewards.any(Value::is_number)
+    })
 }
 
 impl fmt::Display for Format {

@@ -72,7 +72,8 @@ pub(super) fn open_dialogue(field: &Field) -> Result<Vec<Message>> {
 
 /// The messages of a text with markers.
 fn dialogue(field: &Field, text: &str) -> Result<Vec<Message>> {
-    let text = format!("\n\n{}", text.trim());
+    // Some copies have been through an editor that ends lines in its own way.
+    let text = format!("\n\n{}", text.trim().replace("\r\n", "\n"));
     let mut found: Vec<(usize, usize, Role)> = MARKERS
         .iter()
         .flat_map(|(marker, role)| {

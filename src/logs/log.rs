@@ -14,7 +14,8 @@ use super::{BadRow, Format, Record};
 pub const ROW_LIMIT: usize = 64 << 20;
 
 /// Opens a log: JSON lines, a JSON array or JSON values one after the other, gzipped or not. Without a `format`,
-/// the log has the one that its first good row looks like.
+/// the log has the one that its first good row looks like, and a later row that would say something else in the format
+/// that it looks like itself is a [`BadRow`]: nobody's thumb down becomes a demonstration by accident.
 ///
 /// # Errors
 /// When the file cannot be read, or is of a kind that is not understood.
@@ -23,6 +24,7 @@ pub fn open(path: &Path, format: Option<Format>) -> Result<Log> {
         rows: source::open(path, ROW_LIMIT)?,
         name: path.to_owned(),
         format,
+        is_named: format.is_some(),
     })
 }
 
@@ -31,6 +33,8 @@ pub struct Log {
     rows: Rows,
     name: PathBuf,
     format: Option<Format>,
+    /// Whether the format was named, and need not be told from the rows.
+    is_named: bool,
 }
 
 /// A row that can be used.
@@ -81,6 +85,7 @@ impl Log {
             rows: source::rows(reader, name, row_limit)?,
             name: name.to_owned(),
             format,
+            is_named: format.is_some(),
         })
     }
 
@@ -106,6 +111,14 @@ impl Log {
             }
             fault.at(line)
         })?;
+        if let Some(other) = looks.filter(|other| !self.is_named && *other != format)
+            && let Ok(otherwise) = other.read(&root, line)
+            && otherwise != records
+        {
+            let what = format!("looks like format `{other}`, and the rows before like `{format}`");
+            let remedy = "name the format of all, or give each a file of its own";
+            return Err(root.fault(what, remedy).at(line));
+        }
         self.format = Some(format);
         let mut fingerprint = [0; 16];
         fingerprint.copy_from_slice(&blake3::hash(&raw.bytes).as_bytes()[..16]);

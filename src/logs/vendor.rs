@@ -22,7 +22,9 @@ pub(super) fn openai(row: &Field) -> Result<Preference> {
         Side::chat(&chosen, messages(&chosen)?),
         vec![Side::chat(&rejected, messages(&rejected)?)],
     )?;
-    preference.tools = tools(&input)?;
+    if preference.tools.is_empty() {
+        preference.tools = tools(&input)?;
+    }
     Ok(preference)
 }
 

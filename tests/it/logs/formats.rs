@@ -236,6 +236,16 @@ fn openai_azure_and_together() {
                 "preferred_completion": [agent("A")], "non_preferred_completion": [agent("B")]}),
         &[q_a_b()],
     );
+    // Tools beside the input.
+    let tools = json!([{"type": "function", "function": {"name": "f"}}]);
+    let mut with_tools = q_a_b();
+    with_tools["tools"] = tools.clone();
+    check(
+        Format::OpenAi,
+        &json!({"input": {"messages": [user("Q")]}, "tools": tools,
+                "preferred_output": [agent("A")], "non_preferred_output": [agent("B")]}),
+        &[with_tools],
+    );
 }
 
 #[test]
@@ -281,6 +291,12 @@ fn anthropic_hh() {
     check(
         Format::Hh,
         &json!({"prompt": "\n\nHuman: Q\n\nAssistant:", "chosen": " A", "rejected": " B"}),
+        &[q_a_b()],
+    );
+    // Lines that end as an editor ends them.
+    check(
+        Format::Hh,
+        &json!({"chosen": "\r\n\r\nHuman: Q\r\n\r\nAssistant: A", "rejected": "\r\n\r\nHuman: Q\r\n\r\nAssistant: B"}),
         &[q_a_b()],
     );
     let text = json!({"transcript": "\n\nHuman: Q \n\nAssistant: No.\n\n", "rating": 0.0, "task_description": "t",

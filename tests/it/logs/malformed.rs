@@ -44,6 +44,37 @@ fn chosen(side: &Value) -> Value {
 }
 
 #[test]
+fn a_row_that_says_something_else_in_its_own_format_is_not_read_in_that_of_the_rows_before() {
+    // The system message of the second row would be lost, and the thumb down of the third become a demonstration.
+    let system = json!({"prompt": "Q", "chosen": "A", "rejected": "B", "system": "Be brief."});
+    let shown = json!({"messages": [user("Q"), agent("A")]});
+    let judged = json!({"messages": [user("Q"), agent("A")], "label": false});
+    let rewarded = json!({"messages": [user("Q"), agent("A")], "reward": 0.5});
+    let prompt = json!({"prompt": "Q", "chosen": "A", "rejected": "B"});
+    for (first, second, looks) in [
+        (&prompt, &system, "axolotl"),
+        (&shown, &judged, "kto"),
+        (&shown, &rewarded, "chat-reward"),
+    ] {
+        let text = format!("{first}\n{second}\n{first}");
+        let (records, bad) = read_all(&mut log(&text, "log.jsonl", None));
+        assert_eq!((records.len(), bad.len()), (2, 1), "{bad:?}");
+        assert_eq!(bad[0].line, 2);
+        assert!(
+            bad[0]
+                .to_string()
+                .contains(&format!("looks like format `{looks}`")),
+            "{}",
+            bad[0]
+        );
+        // Who names the format means it.
+        let named = Format::detect(first);
+        let (records, bad) = read_all(&mut log(&text, "log.jsonl", named));
+        assert_eq!((records.len(), bad.len()), (3, 0), "{bad:?}");
+    }
+}
+
+#[test]
 fn rows_that_are_not_json() {
     check_text(
         None,

@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use socratiq::envs::{RunSeed, Trajectory};
+use socratiq::envs::{Ending, RunSeed, Trajectory};
 use socratiq::logs::Preference;
 use socratiq::pairs::{PairReport, Rule, make_pairs};
 
@@ -181,14 +181,25 @@ fn pairs_are_made_from_outside() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (log, out) = (path("rollouts.jsonl"), path("prefs.jsonl"));
-    let lines: Vec<String> = sample()
-        .iter()
-        .map(|trajectory| serde_json::to_string(trajectory).unwrap())
-        .collect();
-    fs::write(&log, lines.join("\n")).unwrap();
-    let report = succeeds(&["pairs", &log, "--rule", "best-worst", "--out", &out], "");
-    let report: Value = serde_json::from_str(&report).unwrap();
-    let expected = json!({"trajectories": 5, "groups": 2, "pairs": 1, "dropped": {
+    let mut played = sample();
+    let lines = |played: &[Trajectory]| -> String {
+        let lines = played
+            .iter()
+            .map(|trajectory| serde_json::to_string(trajectory).unwrap());
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let report = |played: &[Trajectory]| -> Value {
+        fs::write(&log, lines(played)).unwrap();
+        let report = succeeds(&["pairs", &log, "--rule", "best-worst", "--out", &out], "");
+        serde_json::from_str(&report).unwrap()
+    };
+    // A return that was cut off may lack rewards: it is compared, and counted.
+    for trajectory in &mut played {
+        trajectory.ending = Ending::Truncated;
+    }
+    assert_eq!(report(&played)["truncated"], 1);
+    let report = report(&sample());
+    let expected = json!({"trajectories": 5, "groups": 2, "pairs": 1, "truncated": 0, "dropped": {
         "single": 1, "tie": 0, "below_margin": 0, "identical": 0, "tools": 0, "length": 0, "max_pairs": 0}});
     assert_eq!(report, expected);
     let message = |role: &str, text: &str| json!({"role": role, "content": text});

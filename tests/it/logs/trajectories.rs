@@ -39,6 +39,22 @@ fn chats_with_a_reward() {
             json!({"a": 1, "group": "g"}),
         )],
     );
+    // A reward for each message, and their sum.
+    let rewarded =
+        |text: &str, reward: f64| json!({"role": "assistant", "content": text, "reward": reward});
+    let turns = json!([
+        user("Q"),
+        rewarded("A", 0.25),
+        user("R"),
+        rewarded("A2", 0.5)
+    ]);
+    check(
+        Format::ChatReward,
+        &json!({"id": "7", "messages": turns}),
+        &[
+            json!({"id": "7", "env": "", "seed": null, "messages": turns, "return": 0.75, "ending": "terminated"}),
+        ],
+    );
     // verifiers
     check(
         Format::ChatReward,
