@@ -85,6 +85,11 @@ impl Kind {
         matches!(self, Self::Tdpo1 | Self::Tdpo2)
     }
 
+    /// How many examples an update needs: KTO compares each prompt with another's answer.
+    pub fn smallest_update(self) -> usize {
+        if self == Self::Kto { 2 } else { 1 }
+    }
+
     /// True if completions are judged one by one.
     pub fn is_unpaired(self) -> bool {
         matches!(self, Self::Sft | Self::Kto)
@@ -176,6 +181,12 @@ impl Kinds {
         };
         one.into_iter()
             .chain(sum.iter().map(|term| (term.kind, term.weight)))
+    }
+
+    /// How many examples an update needs.
+    pub fn smallest_update(&self) -> usize {
+        let each = self.with_weights().map(|(kind, _)| kind.smallest_update());
+        each.max().unwrap_or(1)
     }
 
     /// True if `property` holds of one of them.
@@ -430,6 +441,16 @@ impl Objective {
                 && !(0.0..=highest).contains(&value)
             {
                 return Err(format!("`{name}`: {value} is not in [0, {highest}]"));
+            }
+        }
+        for (name, value) in [
+            ("margin_scale", self.margin_scale),
+            ("rejected_weight", self.rejected_weight),
+            ("desirable_weight", self.desirable_weight),
+            ("undesirable_weight", self.undesirable_weight),
+        ] {
+            if value.is_some_and(|value| !(value >= 0.0 && value.is_finite())) {
+                return Err(format!("`{name}` is not 0 or above"));
             }
         }
         if self.tau.is_some_and(|tau| !(tau > 0.0 && tau <= 1.0)) {

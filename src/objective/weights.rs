@@ -35,11 +35,12 @@ impl Objective {
             .map(|(turns, differ_at)| self.of_turns(turns, *differ_at))
             .collect();
         if let Some(alpha) = self.ld_alpha {
-            let shortest = weights.iter().map(|w| w.factor.len()).min().unwrap_or(0);
+            // Tokens that do not count at all make no completion longer.
+            let counted = |w: &TokenWeights| w.factor.iter().filter(|w| **w != 0.0).count();
+            let shortest = weights.iter().map(counted).min().unwrap_or(0);
             for completion in &mut weights {
-                completion.factor[shortest..]
-                    .iter_mut()
-                    .for_each(|w| *w *= alpha);
+                let counted = completion.factor.iter_mut().filter(|w| **w != 0.0);
+                counted.skip(shortest).for_each(|w| *w *= alpha);
             }
         }
         weights

@@ -525,6 +525,14 @@ fn turns_and_discounts_weigh_tokens() {
         weights(|o| o.ld_alpha = Some(0.5)),
         [(vec![1.0, 1.0, 1.0, 0.5, 0.5], 5.0), (vec![1.0; 3], 3.0)]
     );
+    // Turns that do not count make nothing longer: here the last turn of the first completion is the shorter one.
+    assert_eq!(
+        weights(|o| (o.turns, o.ld_alpha) = (Turns::Last, Some(0.5))),
+        [
+            (vec![0.0, 0.0, 0.0, 1.0, 1.0], 2.0),
+            (vec![1.0, 1.0, 0.5], 3.0)
+        ]
+    );
     let cpl = weights(|o| (o.kind, o.gamma) = (Kinds::One(Kind::Cpl), Some(0.5)));
     assert_eq!(cpl[0].0, [1.0, 0.5, 0.25, 0.125, 0.0625]);
     let dmpo = weights(|o| (o.kind, o.gamma) = (Kinds::One(Kind::Dmpo), Some(0.5)));
