@@ -67,7 +67,9 @@ enum Command {
     )]
     Generate(commands::generate::Options),
     /// Train a policy: supervised, or on preferences over whole dialogues
-    #[command(after_help = "Example: socratiq train configs/train/dpo.toml --set seed=1")]
+    #[command(
+        after_help = "Example: socratiq train configs/quickstart/dpo.toml --set out=runs/example"
+    )]
     Train(commands::train::Options),
     /// Say which tokens and turns of preference pairs earned what: as data, and as a page to look at
     #[command(

@@ -30,12 +30,13 @@ use serde_json::json;
 use socratiq_agents::model::{AdamW, Rates, Tape};
 use socratiq_envs::RunSeed;
 
+use crate::objective::{Kind, Objective};
 use config::Config;
 use learner::{Item, Learner, Outcome};
 use metrics::{Metrics, metrics};
 use order::Order;
 use progress::Progress;
-use run_directory::{RunDirectory, State};
+use run_directory::{Checkpoint, RunDirectory, State};
 
 /// A run, ready to go on from wherever it is.
 #[derive(Debug)]
@@ -85,7 +86,8 @@ impl Trainer {
                 .learner
                 .accumulate(&self.config.objective, &items, live, key)?;
             let norm = self.learner.gradients.norm();
-            self.check_finite(&outcome, norm)?;
+            self.check_finite("loss", outcome.loss.is_finite())?;
+            self.check_finite("gradient", norm.is_finite())?;
             let learning_rate = self.step(norm);
             self.state.global_step += 1;
             self.live.follow(
@@ -97,15 +99,16 @@ impl Trainer {
             let mut line = self.line(&items, &outcome);
             line.insert("grad_norm".to_owned(), json!(norm));
             line.insert("learning_rate".to_owned(), json!(learning_rate));
-            let last = self.state.global_step == self.updates;
-            let is_best = match self.is_due(self.eval_every()) || last {
+            let is_last = self.state.global_step == self.updates;
+            let is_best = match self.is_due(self.eval_every()) || is_last {
                 true => self.evaluate(&mut line)?,
                 false => false,
             };
             self.tell(&mut progress, line, &outcome, started)?;
-            // 3. What is kept of it.
-            let stop = interrupted.load(Ordering::Relaxed) && !last;
-            if self.is_due(self.config.train.checkpoint_every) || is_best || stop {
+            // 3. What is kept of it. From its end, a run may go on to more updates.
+            let is_last = is_last || self.state.stopped_early;
+            let stop = interrupted.load(Ordering::Relaxed) && !is_last;
+            if self.is_due(self.config.train.checkpoint_every) || is_best || is_last || stop {
                 self.checkpoint()?;
             }
             if stop {
@@ -130,23 +133,19 @@ impl Trainer {
         RunSeed(self.config.seed).stream(&purpose).bits()
     }
 
-    fn check_finite(&self, outcome: &Outcome, norm: f64) -> Result<()> {
-        if outcome.loss.is_finite() && norm.is_finite() {
+    /// Fails where the run has left the numbers: nothing is saved of it from there on.
+    fn check_finite(&self, what: &str, is_finite: bool) -> Result<()> {
+        if is_finite {
             return Ok(());
         }
-        let what = if outcome.loss.is_finite() {
-            "gradient"
-        } else {
-            "loss"
-        };
-        let kept = match self.state.log_history.is_empty() {
-            true => "there is no checkpoint yet".to_owned(),
-            false => "the last checkpoint is intact".to_owned(),
+        let kept = match Checkpoint::latest_folder(self.run.path())? {
+            Some(folder) => format!("`{}` is as it was", folder.display()),
+            None => "there is no checkpoint yet".to_owned(),
         };
         bail!(
-            "the {what} of update {} is not finite; {kept}. Lower `optimizer.learning_rate` or set \
+            "after {} updates the {what} is not finite; {kept}. Lower `optimizer.learning_rate` or set \
              `optimizer.max_grad_norm`, and begin anew in another `out`",
-            self.state.global_step + 1
+            self.state.global_step
         )
     }
 
@@ -207,6 +206,7 @@ impl Trainer {
         if let Some(eval) = &self.eval {
             let evaluated = eval.evaluate(&self.config, &self.live, &mut self.learner)?;
             let loss = evaluated["loss"].as_f64().unwrap_or(f64::NAN);
+            self.check_finite("loss of the evaluation", loss.is_finite())?;
             for (name, value) in evaluated {
                 line.insert(format!("eval_{name}"), value);
             }
@@ -214,12 +214,16 @@ impl Trainer {
         }
         if let Some(probe) = &self.probe {
             let drift = probe.measure(&self.learner.policy, &mut Tape::default())?;
-            let beta = self.config.objective.beta;
-            line.insert("rewards/probe".to_owned(), json!(beta * drift.log_ratio));
-            line.insert(
-                "rewards/reference".to_owned(),
-                json!(-beta * drift.divergence),
-            );
+            let Objective { beta, kind, .. } = &self.config.objective;
+            // Without a reference in the loss, log-ratios are no rewards.
+            let beta = kind.any(Kind::needs_reference).then_some(*beta);
+            if let Some(beta) = beta {
+                line.insert("rewards/probe".to_owned(), json!(beta * drift.log_ratio));
+                line.insert(
+                    "rewards/reference".to_owned(),
+                    json!(-beta * drift.divergence),
+                );
+            }
             line.insert("log_ratio/end_of_turn".to_owned(), json!(drift.end_of_turn));
             let accuracy = line
                 .get("rewards/accuracies")
@@ -276,6 +280,7 @@ impl Trainer {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
+        self.check_finite("policy", self.learner.policy.is_finite())?;
         let form = self.words.form();
         let reference = self.live.moving();
         self.run.checkpoint(

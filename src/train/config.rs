@@ -358,6 +358,15 @@ impl Config {
             "`optimizer.decay_updates` belongs to `schedule = \"wsd\"`"
         );
         for group in &optimizer.groups {
+            let rates = [Some(group.learning_rate_factor), group.weight_decay];
+            ensure!(
+                rates
+                    .iter()
+                    .flatten()
+                    .all(|rate| *rate >= 0.0 && rate.is_finite()),
+                "`optimizer.groups`: the rates of `{}` are not 0 or above",
+                group.parameters
+            );
             regex::Regex::new(&group.parameters)
                 .with_context(|| format!("`optimizer.groups`: `{}`", group.parameters))?;
         }
@@ -372,6 +381,11 @@ impl Config {
             _ => {}
         }
         ensure!(train.pairs_per_update > 0, "`train.pairs_per_update` is 0");
+        let smallest = self.objective.kind.smallest_update();
+        ensure!(
+            train.pairs_per_update >= smallest,
+            "`train.pairs_per_update`: `kto` compares prompts with other prompts' answers and needs {smallest} or more"
+        );
         ensure!(train.tokens_per_batch > 0, "`train.tokens_per_batch` is 0");
         ensure!(
             train.keep_checkpoints > 0,

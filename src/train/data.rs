@@ -8,25 +8,39 @@ use socratiq_agents::chat::ChatCodec;
 use socratiq_agents::kernels::parallel;
 
 use super::config::{Config, OnBadRow};
-use super::example::Encoder;
+use super::example::{Encoder, Example};
 use super::store::{Store, Writer};
 use crate::logs::{self, Format, LogError, Record};
+use crate::objective::Turns;
 
-/// What became of the rows of some logs.
+/// The examples of some logs.
 #[derive(Debug)]
 pub struct Loaded {
     /// The examples.
     pub examples: Store,
-    /// Rows that were read.
+    /// What became of the rows.
+    pub report: Report,
+}
+
+/// What became of the rows of some logs, and what somebody should know of them.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Rows that were read, good and bad.
     pub rows: usize,
-    /// Rows that were left out because they cannot be used.
-    pub bad: Vec<String>,
-    /// How many rows were bad; [`Self::bad`] has the first few.
+    /// How many rows cannot be used.
     pub num_bad: usize,
+    /// The first few of these, and what is wrong with them.
+    pub bad: Vec<String>,
     /// Completions that were cut at the longest length.
     pub cut: usize,
     /// Examples whose completions are all the same.
     pub degenerate: usize,
+    /// Rows whose sides answer different questions.
+    pub different_starts: usize,
+    /// Dialogues that stop before their end.
+    pub missing_endings: u64,
+    /// Rows with weights of messages that the objective does not look at.
+    pub unused_weights: usize,
 }
 
 /// Bad rows that are shown.
@@ -34,8 +48,8 @@ const SHOWN: usize = 5;
 /// Rows that are encoded side by side.
 const WINDOW: usize = 256;
 
-/// A record and where it is, or what is wrong with a row.
-pub(super) type Row = std::result::Result<(String, Record), String>;
+/// The records of a row and where it is, or what is wrong with it.
+pub(super) type Row = std::result::Result<(String, Vec<Record>), String>;
 
 /// Reads `files` and encodes what the objective learns from.
 ///
@@ -51,48 +65,26 @@ pub fn load(
 ) -> Result<Loaded> {
     let data = &config.data;
     let longest = data.max_length.min(context);
-    let encoder = Encoder::new(codec.clone(), &config.objective, longest, data.too_long);
-    let mut writer = Writer::new(scratch)?;
-    let (mut rows, mut num_bad, mut cut, mut degenerate) = (0, 0, 0, 0);
-    let mut bad = Vec::new();
-    let mut encode = |window: Vec<Row>| -> Result<()> {
-        rows += window.len();
-        let encoded = parallel::map(window.len(), |index| match &window[index] {
-            Ok((place, record)) => encoder
-                .encode(record)
-                .map_err(|problem| format!("{place}: {problem}")),
-            Err(problem) => Err(problem.clone()),
-        });
-        for examples in encoded {
-            match examples {
-                Ok(examples) => {
-                    for example in examples {
-                        let completions = example.completions.iter();
-                        cut += completions.filter(|completion| completion.cut).count();
-                        degenerate += usize::from(example.is_degenerate());
-                        writer.push(&example)?;
-                    }
-                }
-                Err(problem) => {
-                    num_bad += 1;
-                    if bad.len() < SHOWN {
-                        bad.push(problem);
-                    }
-                }
-            }
-        }
-        Ok(())
+    let mut loading = Loading {
+        encoder: Encoder::new(codec.clone(), &config.objective, longest, data.too_long),
+        weighs_messages: config.objective.turns == Turns::Weighted,
+        writer: Writer::new(scratch)?,
+        report: Report::default(),
     };
     let mut window = Vec::new();
     each_row(files, data.format.as_deref(), |row| {
         window.push(row);
         if window.len() == WINDOW {
-            encode(std::mem::take(&mut window))?;
+            loading.add(&std::mem::take(&mut window))?;
         }
         Ok(())
     })?;
-    encode(window)?;
-    if num_bad > 0 && data.on_bad_row == OnBadRow::Error {
+    loading.add(&window)?;
+    let Loading { writer, report, .. } = loading;
+    let Report {
+        rows, num_bad, bad, ..
+    } = &report;
+    if *num_bad > 0 && data.on_bad_row == OnBadRow::Error {
         let more = match num_bad - bad.len() {
             0 => String::new(),
             more => format!("\n… and {more} more"),
@@ -110,14 +102,56 @@ pub fn load(
             .collect();
         bail!("{} has nothing to learn from", names.join(", "));
     }
-    Ok(Loaded {
-        examples,
-        rows,
-        bad,
-        num_bad,
-        cut,
-        degenerate,
-    })
+    Ok(Loaded { examples, report })
+}
+
+/// Rows on their way to the disk.
+struct Loading<'a> {
+    encoder: Encoder<'a>,
+    weighs_messages: bool,
+    writer: Writer,
+    report: Report,
+}
+
+impl Loading<'_> {
+    /// Encodes some rows side by side, and writes their examples in order.
+    fn add(&mut self, rows: &[Row]) -> Result<()> {
+        let encoder = &self.encoder;
+        let encoded = parallel::map(rows.len(), |index| match &rows[index] {
+            Ok((place, records)) => {
+                let examples = records.iter().map(|record| encoder.encode(record));
+                let examples: Result<Vec<_>, _> = examples.collect();
+                let examples = examples.map_err(|problem| format!("{place}: {problem}"))?;
+                Ok((records, examples.concat()))
+            }
+            Err(problem) => Err(problem.clone()),
+        });
+        let report = &mut self.report;
+        for row in encoded {
+            report.rows += 1;
+            let (records, examples) = match row {
+                Ok(good) => good,
+                Err(problem) => {
+                    report.num_bad += 1;
+                    if report.bad.len() < SHOWN {
+                        report.bad.push(problem);
+                    }
+                    continue;
+                }
+            };
+            report.different_starts += usize::from(records.iter().any(Record::starts_differ));
+            report.missing_endings += records.iter().map(Record::missing_endings).sum::<u64>();
+            let is_weighted = examples.iter().any(Example::has_message_weights);
+            report.unused_weights += usize::from(is_weighted && !self.weighs_messages);
+            for example in &examples {
+                let completions = example.completions.iter();
+                report.cut += completions.filter(|completion| completion.cut).count();
+                report.degenerate += usize::from(example.is_degenerate());
+                self.writer.push(example)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Calls `visit` with each row of `files`.
@@ -137,10 +171,8 @@ pub(super) fn each_row(
         for row in logs::open(path, format)? {
             match row {
                 Ok(row) => {
-                    for record in row.records {
-                        let place = format!("{}: line {}", path.display(), row.line);
-                        visit(Ok((place, record)))?;
-                    }
+                    let place = format!("{}: line {}", path.display(), row.line);
+                    visit(Ok((place, row.records)))?;
                 }
                 Err(problem @ LogError::BadRow { .. }) => visit(Err(problem.to_string()))?,
                 Err(problem) => return Err(problem.into()),

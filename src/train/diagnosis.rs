@@ -16,12 +16,12 @@ const COLLAPSE: f64 = -0.5;
 /// Mean log-ratio of end-of-turn tokens below which turns get long.
 const NO_ENDING: f64 = -1.0;
 
-/// What `drift` says about a run with this β. `accuracy` is the share of pairs that are ranked rightly.
-pub fn diagnose(drift: &Drift, beta: f64, accuracy: Option<f64>) -> Vec<Diagnosis> {
+/// What `drift` says about a run with this β, or without rewards where there is none. `accuracy` is the share of pairs
+/// that are ranked rightly.
+pub fn diagnose(drift: &Drift, beta: Option<f64>, accuracy: Option<f64>) -> Vec<Diagnosis> {
     let mut found = Vec::new();
     let per_token = drift.log_ratio / drift.tokens.max(1.0);
-    let reward = beta * drift.log_ratio;
-    let expected = -beta * drift.divergence;
+    let rewards = beta.map(|beta| (beta * drift.log_ratio, -beta * drift.divergence));
     if per_token < COLLAPSE {
         found.push(Diagnosis {
             name: "likelihood-collapse",
@@ -31,7 +31,10 @@ pub fn diagnose(drift: &Drift, beta: f64, accuracy: Option<f64>) -> Vec<Diagnosi
                  \"dpo\", weight = 1 }}, {{ kind = \"sft\", weight = 0.2 }}]"
             ),
         });
-    } else if reward < 0.0 && reward < 0.1 * expected {
+    } else if let Some((reward, expected)) = rewards
+        && reward < 0.0
+        && reward < 0.1 * expected
+    {
         found.push(Diagnosis {
             name: "reward-decline",
             text: format!(
@@ -76,7 +79,7 @@ mod tests {
     };
 
     fn names(drift: Drift, accuracy: Option<f64>) -> Vec<&'static str> {
-        diagnose(&drift, 0.1, accuracy)
+        diagnose(&drift, Some(0.1), accuracy)
             .into_iter()
             .map(|found| found.name)
             .collect()
@@ -117,8 +120,9 @@ mod tests {
         };
         assert_eq!(names(far, Some(1.0)), ["over-optimisation"]);
         assert!(names(far, Some(0.9)).is_empty());
+        assert!(diagnose(&falling, None, None).is_empty());
         // The text has the numbers of Eq. 16.
-        let text = &diagnose(&falling, 0.1, None)[0].text;
+        let text = &diagnose(&falling, Some(0.1), None)[0].text;
         assert!(
             text.contains("-0.200 beside −β·KL(π_ref‖π) = -0.150"),
             "{text}"

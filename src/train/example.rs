@@ -66,6 +66,31 @@ impl Completion {
         self.turns.iter().map(|turn| turn.end - turn.start).sum()
     }
 
+    /// Its first `scored` scored tokens and what comes before them, marked as cut.
+    #[must_use]
+    pub fn beginning(&self, scored: usize) -> Self {
+        let mut beginning = Self {
+            cut: true,
+            ..Self::default()
+        };
+        let mut left = scored;
+        for turn in &self.turns {
+            if left == 0 {
+                break;
+            }
+            let end = turn.end.min(turn.start + left);
+            left -= end - turn.start;
+            beginning.turns.push(Turn { end, ..*turn });
+        }
+        let ends = beginning.turns.iter().map(|turn| (turn.sequence, turn.end));
+        let (last, end) = ends.max().unwrap_or_default();
+        beginning.sequences = self.sequences.iter().take(last + 1).cloned().collect();
+        if let Some(ids) = beginning.sequences.last_mut() {
+            ids.truncate(end);
+        }
+        beginning
+    }
+
     /// How many tokens there are.
     pub fn num_tokens(&self) -> usize {
         self.sequences.iter().map(Vec::len).sum()
@@ -110,6 +135,12 @@ impl Example {
             })
             .collect();
         objective.token_weights(&shapes, &differ_at)
+    }
+
+    /// True if a message that is learnt from was given a weight.
+    pub fn has_message_weights(&self) -> bool {
+        let mut turns = self.completions.iter().flat_map(|c| &c.turns);
+        turns.any(|turn| has_weight(turn.weight))
     }
 
     /// True if all completions are the same, so that a preference among them says nothing.
@@ -225,6 +256,13 @@ impl<'a> Encoder<'a> {
             margin: preference.margin.unwrap_or(0.0),
             weight: preference.weight,
         };
+        if has_weight(preference.weight) && self.objective.kind.any(Kind::couples_pairs) {
+            return Err(AgentError::Encoding(
+                "this row has a weight, but `aot` and `aot_unpaired` compare the sorted pairs of an update and know of none: \
+                 leave it out"
+                    .to_owned(),
+            ));
+        }
         if self.objective.kind.any(|kind| kind == Kind::PlackettLuce) {
             return Ok(vec![example([vec![chosen], rejected].concat())]);
         }
@@ -407,6 +445,10 @@ fn single(completion: Completion, desirable: bool, weight: f64) -> Example {
         margin: 0.0,
         weight,
     }
+}
+
+fn has_weight(weight: f64) -> bool {
+    (weight - 1.0).abs() > 0.0
 }
 
 /// The weight that a message was given: `weight` as OpenAI has it, `loss_weight` as LLaMA-Factory has it.

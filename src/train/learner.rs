@@ -309,7 +309,7 @@ impl Learner {
             .collect();
         ensure!(
             completions.len() > 1,
-            "`kto` compares prompts with other prompts' answers and needs `pairs_per_update` above 1"
+            "`kto` compares prompts with other prompts' answers, and the log has a single one"
         );
         let next = completions.iter().cycle().skip(1);
         let context = self.policy.config().context_length;

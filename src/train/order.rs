@@ -8,6 +8,7 @@ use socratiq_envs::RunSeed;
 pub struct Order {
     examples: usize,
     per_update: usize,
+    smallest: usize,
     shuffle: bool,
     seed: RunSeed,
     /// The order of the epoch that was asked for last.
@@ -15,11 +16,19 @@ pub struct Order {
 }
 
 impl Order {
-    /// An order of `examples`, `per_update` at a time; the last update of an epoch gets what is left.
-    pub fn new(examples: usize, per_update: usize, shuffle: bool, seed: RunSeed) -> Self {
+    /// An order of `examples`, `per_update` at a time; the last update of an epoch gets what is left. Where that is less
+    /// than `smallest`, the update before it gets that too.
+    pub fn new(
+        examples: usize,
+        per_update: usize,
+        smallest: usize,
+        shuffle: bool,
+        seed: RunSeed,
+    ) -> Self {
         Self {
             examples,
             per_update,
+            smallest,
             shuffle,
             seed,
             epoch: None,
@@ -28,7 +37,12 @@ impl Order {
 
     /// How many updates an epoch has.
     pub fn updates_per_epoch(&self) -> u64 {
-        self.examples.div_ceil(self.per_update) as u64
+        let (whole, left) = (
+            self.examples / self.per_update,
+            self.examples % self.per_update,
+        );
+        let has_own = left > 0 && (left >= self.smallest || whole == 0);
+        (whole + usize::from(has_own)) as u64
     }
 
     /// The examples of the update with index `update`, from 0.
@@ -48,7 +62,11 @@ impl Order {
         }
         let order = self.epoch.as_ref().map_or(&[][..], |(_, order)| order);
         let start = part * self.per_update;
-        &order[start..(start + self.per_update).min(order.len())]
+        let is_last = part as u64 + 1 == self.updates_per_epoch();
+        match is_last {
+            true => &order[start..],
+            false => &order[start..start + self.per_update],
+        }
     }
 
     /// Every example that the first `updates` updates learn from, in ascending order.
@@ -71,7 +89,7 @@ mod tests {
 
     #[test]
     fn every_epoch_has_every_example_once_in_an_order_of_its_own() {
-        let mut order = Order::new(10, 4, true, RunSeed(3));
+        let mut order = Order::new(10, 4, 1, true, RunSeed(3));
         assert_eq!(order.updates_per_epoch(), 3);
         let mut epochs = Vec::new();
         for epoch in 0..2 {
@@ -96,8 +114,23 @@ mod tests {
             first
         });
         assert_eq!(order.used(7).len(), 10);
-        let mut plain = Order::new(3, 2, false, RunSeed(3));
+        let mut plain = Order::new(3, 2, 1, false, RunSeed(3));
         assert_eq!(plain.examples(1), [2]);
         assert_eq!(plain.examples(2), [0, 1]);
+    }
+
+    #[test]
+    fn an_example_that_would_be_alone_joins_those_before() {
+        let mut order = Order::new(5, 2, 2, false, RunSeed(3));
+        assert_eq!(order.updates_per_epoch(), 2);
+        assert_eq!(order.examples(0), [0, 1]);
+        assert_eq!(order.examples(1), [2, 3, 4]);
+        assert_eq!(order.examples(2), [0, 1]);
+        // There is nobody to join.
+        assert_eq!(Order::new(1, 2, 2, false, RunSeed(3)).examples(0), [0]);
+        assert_eq!(
+            Order::new(6, 2, 2, false, RunSeed(3)).updates_per_epoch(),
+            3
+        );
     }
 }

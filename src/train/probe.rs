@@ -37,7 +37,8 @@ pub struct Drift {
 const LARGEST: usize = 256;
 
 impl Probe {
-    /// A probe of the desirable completions among `examples`, as many as fit.
+    /// A probe of the desirable completions among `examples`, as many as fit; where none does, of the beginning of the
+    /// first.
     ///
     /// # Errors
     /// When none fits the model.
@@ -48,15 +49,17 @@ impl Probe {
     ) -> Result<Option<Self>> {
         let mut chosen: Vec<&Completion> = Vec::new();
         let mut scored = 0;
-        for example in examples {
-            let best = example.completions.iter().zip(&example.desirable);
-            for (completion, _) in best.filter(|(_, good)| **good) {
-                if scored + completion.num_scored() <= LARGEST {
-                    scored += completion.num_scored();
-                    chosen.push(completion);
-                }
+        for completion in best_of(examples) {
+            if scored + completion.num_scored() <= LARGEST {
+                scored += completion.num_scored();
+                chosen.push(completion);
             }
         }
+        let beginning = match (chosen.is_empty(), best_of(examples).next()) {
+            (true, Some(long)) => Some(long.beginning(LARGEST)),
+            _ => None,
+        };
+        chosen.extend(&beginning);
         if chosen.is_empty() {
             return Ok(None);
         }
@@ -66,10 +69,12 @@ impl Probe {
             .zip(&forest.scored)
             .flat_map(|(completion, scored)| {
                 let mut end = 0;
-                completion.turns.iter().map(move |turn| {
+                let ends = completion.turns.iter().map(move |turn| {
                     end += turn.end - turn.start;
                     scored[end - 1] as usize
-                })
+                });
+                // What was cut off has no end.
+                ends.take(completion.turns.len() - usize::from(completion.cut))
             });
         let ends = ends.collect();
         let mut reference = decoder.logits(&forest.batch, adapters, &mut Tape::default())?;
@@ -116,4 +121,12 @@ impl Probe {
             end_of_turn: ends / self.ends.len().max(1) as f64,
         })
     }
+}
+
+/// The desirable completions.
+fn best_of(examples: &[Example]) -> impl Iterator<Item = &Completion> {
+    examples.iter().flat_map(|example| {
+        let all = example.completions.iter().zip(&example.desirable);
+        all.filter(|(_, good)| **good).map(|(best, _)| best)
+    })
 }

@@ -65,23 +65,25 @@ impl Reference {
             scored: store.num_scored(),
         };
         let place = || format!("`{}`", path.display());
-        let found = match read_header(path).with_context(place)? {
-            None => Found::Nothing,
-            Some(old) if old == header => Found::Current,
-            Some(old) if old.tokens != header.tokens => Found::OtherTokens,
-            Some(_) => Found::OtherModel,
-        };
         let text = serde_json::to_vec(&header)?;
         let presence = (MAGIC.len() + 4 + text.len()) as u64;
         let numbers = presence + store.len() as u64;
+        let whole = numbers + 4 * store.num_scored();
+        let found = match read_header(path).with_context(place)? {
+            None => Found::Nothing,
+            Some((old, length)) if old == header && length == whole => Found::Current,
+            // It was cut off, perhaps when it was being made.
+            Some((old, _)) if old == header => Found::Nothing,
+            Some((old, _)) if old.tokens != header.tokens => Found::OtherTokens,
+            Some(_) => Found::OtherModel,
+        };
         if found != Found::Current {
             let mut file = File::create(path).with_context(place)?;
             file.write_all(MAGIC).with_context(place)?;
             file.write_all(&(text.len() as u32).to_le_bytes())
                 .with_context(place)?;
             file.write_all(&text).with_context(place)?;
-            file.set_len(numbers + 4 * store.num_scored())
-                .with_context(place)?;
+            file.set_len(whole).with_context(place)?;
         }
         let file = OpenOptions::new()
             .read(true)
@@ -180,7 +182,8 @@ impl Reference {
 /// Examples that are computed before their numbers are written.
 const WINDOW: usize = 64;
 
-fn read_header(path: &Path) -> Result<Option<Header>> {
+/// What a file says it is of, and how long it is.
+fn read_header(path: &Path) -> Result<Option<(Header, u64)>> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -196,5 +199,8 @@ fn read_header(path: &Path) -> Result<Option<Header>> {
     if read_at(&file, &mut text, start.len() as u64).is_err() {
         return Ok(None);
     }
-    Ok(serde_json::from_slice(&text).ok())
+    let length = file.metadata()?.len();
+    Ok(serde_json::from_slice(&text)
+        .ok()
+        .map(|header| (header, length)))
 }

@@ -38,6 +38,9 @@ pub struct State {
     pub best_model_checkpoint: Option<String>,
     /// Evaluations since then.
     pub evaluations_since_best: u64,
+    /// Another for other examples to learn from; none where an earlier version did not remember them.
+    #[serde(default)]
+    pub examples: Option<String>,
     /// Whether the run ended early.
     pub stopped_early: bool,
     /// Every line of metrics so far, as `transformers` keeps them.
@@ -261,8 +264,16 @@ impl Checkpoint {
         Ok(found)
     }
 
+    /// The folder of a run's newest checkpoint.
+    ///
+    /// # Errors
+    /// When the run's folder cannot be read.
+    pub fn latest_folder(run: &Path) -> Result<Option<PathBuf>> {
+        Ok(Self::all(run)?.pop().map(|(_, folder)| folder))
+    }
+
     fn latest(run: &Path) -> Result<Option<Self>> {
-        let Some((_, folder)) = Self::all(run)?.pop() else {
+        let Some(folder) = Self::latest_folder(run)? else {
             return Ok(None);
         };
         let path = folder.join("trainer_state.json");

@@ -17,7 +17,7 @@ use socratiq_envs::RunSeed;
 
 use super::Trainer;
 use super::config::{Config, Model, NewModel};
-use super::data::{self, Loaded, each_row};
+use super::data::{self, Loaded, Report, each_row};
 use super::example::Completion;
 use super::learner::{Item, Learner, LiveReference, token_logprobs};
 use super::metrics::{Metrics, metrics};
@@ -76,6 +76,14 @@ impl Live {
             Self::No => None,
             Self::AdaptersOff => Some(LiveReference::AdaptersOff),
             Self::Model { decoder, .. } => Some(LiveReference::Model(decoder)),
+        }
+    }
+
+    /// Memory of a model of its own.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Model { decoder, .. } => decoder.bytes(),
+            Self::No | Self::AdaptersOff => 0,
         }
     }
 
@@ -167,10 +175,17 @@ impl Examples {
         live: &Live,
         learner: &mut Learner,
     ) -> Result<Metrics> {
-        let all: Vec<usize> = (0..self.store.len()).collect();
+        // What depends on other examples needs more than one.
+        let mut order = Order::new(
+            self.store.len(),
+            config.train.pairs_per_update,
+            config.objective.kind.smallest_update(),
+            false,
+            RunSeed(config.seed),
+        );
         let mut means: Vec<(String, f64, f64)> = Vec::new();
-        for indices in all.chunks(config.train.pairs_per_update) {
-            // What depends on other examples needs more than one.
+        for part in 0..order.updates_per_epoch() {
+            let indices = order.examples(part);
             let items = self.items(indices, &config.objective, live)?;
             let outcome = learner.evaluate(&config.objective, &items, live.ask())?;
             let weight = indices.len() as f64;
@@ -204,7 +219,7 @@ impl Trainer {
             true => RunDirectory::reopen(&config)?,
             false => (RunDirectory::begin(&config)?, None),
         };
-        let state = checkpoint
+        let mut state = checkpoint
             .as_ref()
             .map_or_else(State::default, |found| found.state.clone());
         let initial = initial_model(&config)?;
@@ -217,28 +232,29 @@ impl Trainer {
 
         // 2. The logs.
         let context = policy.config().context_length;
-        let load = |files: &[PathBuf], name| -> Result<Store> {
-            let loaded = data::load(&config, files, &words.codec, context, run.path())?;
-            tell_loaded(&loaded, name);
-            Ok(loaded.examples)
-        };
+        let load =
+            |files: &[PathBuf], name| load(&config, files, &words.codec, context, run.path(), name);
         let train = load(&config.data.train, "train")?;
         let eval = match config.data.eval.is_empty() {
             true => None,
             false => Some(load(&config.data.eval, "eval")?),
         };
+        let examples = Some(train.contents().to_hex().to_string());
+        ensure!(
+            state.examples.is_none() || state.examples == examples,
+            "`data.train` has other examples than `{}` has learnt from: a run goes on with what it began with, or \
+             begins anew in another `out`",
+            config.out.display()
+        );
+        state.examples = examples;
         let order = Order::new(
             train.len(),
             config.train.pairs_per_update,
+            config.objective.kind.smallest_update(),
             config.data.shuffle,
             RunSeed(config.seed),
         );
-        let updates = match (config.train.updates, config.train.epochs) {
-            (Some(updates), _) => updates,
-            (None, epochs) => {
-                (epochs.unwrap_or(1.0) * order.updates_per_epoch() as f64).ceil() as u64
-            }
-        };
+        let updates = number_of_updates(&config, &order);
 
         // 3. The reference.
         let mut references =
@@ -247,6 +263,9 @@ impl Trainer {
             config: &config,
             policy: &policy,
             run: &run,
+            words: &words,
+            initial: &initial,
+            step: state.global_step,
         };
         let train = references.of(&reading, train, &order.used(updates), "train")?;
         let eval = match eval {
@@ -256,7 +275,7 @@ impl Trainer {
             }
             None => None,
         };
-        let probe = references.probe(&policy, eval.as_ref().unwrap_or(&train))?;
+        let probe = references.probe(&reading, eval.as_ref().unwrap_or(&train))?;
         let mut live = references.live(&policy);
         if let (
             Some(checkpoint),
@@ -337,12 +356,15 @@ impl Trainer {
         let policy = &self.learner.policy;
         let (trainable, weights) = (policy.num_trainable(), policy.num_weights());
         let batch = self.config.train.tokens_per_batch;
-        let memory =
-            policy.bytes() + 12 * trainable + policy.tape_bytes(batch, self.config.train.keep());
+        let memory = policy.bytes()
+            + 12 * trainable
+            + policy.tape_bytes(batch, self.config.train.keep())
+            + self.live.bytes();
         tracing::info!(
-            "{trainable} of {weights} weights are trained ({:.2} %); {:.1} GB of memory; {left} updates, about {}",
+            "{trainable} of {weights} weights are trained ({:.2} %); {:.1} GB of memory; {left} update{}, about {}",
             100.0 * trainable as f64 / weights as f64,
             memory as f64 / 1e9,
+            if left == 1 { "" } else { "s" },
             duration(all / speed),
         );
         Ok(())
@@ -357,9 +379,14 @@ fn initial_model(config: &Config) -> Result<PathBuf> {
         (Some(path), _) => model_path::resolve(path),
         (None, Some(new)) => {
             let folder = config.out.join("initial");
-            if !folder.exists() {
+            // What a run left that never began may be of another config.
+            let has_begun = config.out.join("config.toml").exists();
+            if !(folder.exists() && has_begun) {
                 let unfinished = config.out.join("initial.unfinished");
                 make_model(config, new, &unfinished)?;
+                if folder.exists() {
+                    std::fs::remove_dir_all(&folder)?;
+                }
                 std::fs::rename(&unfinished, &folder)?;
             }
             Ok(folder)
@@ -372,8 +399,9 @@ fn initial_model(config: &Config) -> Result<PathBuf> {
 fn make_model(config: &Config, new: &NewModel, folder: &Path) -> Result<()> {
     let mut texts = Vec::new();
     each_row(&config.data.train, config.data.format.as_deref(), |row| {
-        if let Ok((_, record)) = row {
-            collect_texts(&record, &mut texts);
+        let records = row.map(|(_, records)| records).unwrap_or_default();
+        for record in &records {
+            collect_texts(record, &mut texts);
         }
         Ok(())
     })?;
@@ -496,6 +524,11 @@ struct Reading<'a> {
     config: &'a Config,
     policy: &'a Decoder,
     run: &'a RunDirectory,
+    words: &'a Words,
+    /// Where the policy began.
+    initial: &'a Path,
+    /// Updates made before.
+    step: u64,
 }
 
 impl References {
@@ -613,13 +646,32 @@ impl References {
         Ok(examples)
     }
 
-    fn probe(&self, policy: &Decoder, examples: &Examples) -> Result<Option<Probe>> {
-        let Some((decoder, adapters)) = self.decoder(policy) else {
+    /// A probe of what the policy was like before, for objectives that learn from pairs.
+    fn probe(&self, reading: &Reading<'_>, examples: &Examples) -> Result<Option<Probe>> {
+        let Reading { config, policy, .. } = reading;
+        if config
+            .objective
+            .kind
+            .with_weights()
+            .all(|(kind, _)| kind == Kind::Sft)
+        {
             return Ok(None);
-        };
+        }
         // Chosen completions of a few examples are enough to see where things go.
         let few = (0..examples.store.len().min(16)).map(|index| examples.store.get(index));
-        Probe::new(&few.collect::<Result<Vec<_>>>()?, decoder, adapters)
+        let few = few.collect::<Result<Vec<_>>>()?;
+        if let Some((decoder, adapters)) = self.decoder(policy) {
+            return Probe::new(&few, decoder, adapters);
+        }
+        // The loss has no reference; the policy itself, as it began, is one.
+        if config.lora.is_some() {
+            Probe::new(&few, policy, Adapters::Off)
+        } else if reading.step == 0 {
+            Probe::new(&few, policy, Adapters::On)
+        } else {
+            let began = reading.words.open_model(reading.initial)?;
+            Probe::new(&few, &began, Adapters::On)
+        }
     }
 
     fn live(self, policy: &Decoder) -> Live {
@@ -680,28 +732,71 @@ fn rates(config: &Config, policy: &Decoder) -> Result<Vec<Rates>> {
     Ok(rates.collect())
 }
 
-fn tell_loaded(loaded: &Loaded, name: &str) {
-    let Loaded { examples, rows, .. } = loaded;
-    let (count, tokens) = (examples.len(), examples.tokens());
-    tracing::info!("{name}: {count} examples of {rows} rows, {tokens} tokens");
-    if loaded.num_bad > 0 {
+/// Reads logs, and tells what became of them.
+fn load(
+    config: &Config,
+    files: &[PathBuf],
+    codec: &Arc<ChatCodec>,
+    context: usize,
+    scratch: &Path,
+    name: &str,
+) -> Result<Store> {
+    let Loaded { examples, report } = data::load(config, files, codec, context, scratch)?;
+    tracing::info!(
+        "{name}: {} examples of {} rows, {} tokens",
+        examples.len(),
+        report.rows,
+        examples.tokens()
+    );
+    warn_of(&report, name);
+    Ok(examples)
+}
+
+fn number_of_updates(config: &Config, order: &Order) -> u64 {
+    match (config.train.updates, config.train.epochs) {
+        (Some(updates), _) => updates,
+        (None, epochs) => (epochs.unwrap_or(1.0) * order.updates_per_epoch() as f64).ceil() as u64,
+    }
+}
+
+/// Warns of what somebody should know of a log before a model has learned from it.
+fn warn_of(report: &Report, name: &str) {
+    if report.num_bad > 0 {
         tracing::warn!(
             "{name}: {} rows are left out because they cannot be used, such as:\n{}",
-            loaded.num_bad,
-            loaded.bad.join("\n")
+            report.num_bad,
+            report.bad.join("\n")
         );
     }
-    if loaded.cut > 0 {
+    if report.cut > 0 {
         tracing::warn!(
             "{name}: {} dialogues are cut at the longest length, so their endings are not learnt from: raise \
              data.max_length, or set data.too_long = \"refuse\"",
-            loaded.cut
+            report.cut
         );
     }
-    if loaded.degenerate > 0 {
+    if report.degenerate > 0 {
         tracing::warn!(
             "{name}: {} pairs have the same tokens on both sides and teach nothing",
-            loaded.degenerate
+            report.degenerate
+        );
+    }
+    if report.different_starts > 0 {
+        tracing::warn!(
+            "{name}: in {} rows the sides answer different questions: `socratiq logs check` counts them",
+            report.different_starts
+        );
+    }
+    if report.missing_endings > 0 {
+        tracing::warn!(
+            "{name}: {} dialogues stop before their end, so that what came of them is missing",
+            report.missing_endings
+        );
+    }
+    if report.unused_weights > 0 {
+        tracing::warn!(
+            "{name}: in {} rows messages have weights, which count with objective.turns = \"weighted\" only",
+            report.unused_weights
         );
     }
 }

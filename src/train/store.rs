@@ -18,6 +18,8 @@ pub struct Store {
     scored_starts: Vec<u64>,
     /// The hash of all ids and of which are scored.
     fingerprint: blake3::Hash,
+    /// The hash of everything.
+    contents: blake3::Hash,
     /// Tokens of all completions, shared ones counted each time.
     tokens: u64,
 }
@@ -29,6 +31,7 @@ pub struct Writer {
     starts: Vec<u64>,
     scored_starts: Vec<u64>,
     hasher: blake3::Hasher,
+    contents: blake3::Hasher,
     tokens: u64,
 }
 
@@ -45,6 +48,7 @@ impl Writer {
             starts: vec![0],
             scored_starts: vec![0],
             hasher: blake3::Hasher::new(),
+            contents: blake3::Hasher::new(),
             tokens: 0,
         })
     }
@@ -58,6 +62,7 @@ impl Writer {
         self.file
             .write_all(&bytes)
             .context("cannot write examples: is the disk full?")?;
+        self.contents.update(&bytes);
         let mut scored = 0;
         for completion in &example.completions {
             for ids in &completion.sequences {
@@ -92,6 +97,7 @@ impl Writer {
             starts: self.starts,
             scored_starts: self.scored_starts,
             fingerprint: self.hasher.finalize(),
+            contents: self.contents.finalize(),
             tokens: self.tokens,
         })
     }
@@ -131,6 +137,11 @@ impl Store {
     /// and lengths.
     pub fn fingerprint(&self) -> blake3::Hash {
         self.fingerprint
+    }
+
+    /// Another for any other examples, or the same in another order.
+    pub fn contents(&self) -> blake3::Hash {
+        self.contents
     }
 
     /// The example at `index`.

@@ -1,5 +1,6 @@
 //! Training: the numbers of TRL, runs that go on after a kill, and runs that must not begin.
 
+mod evaluated;
 mod forest;
 mod resume;
 mod trl;

@@ -135,6 +135,12 @@ impl Decoder {
             .sum()
     }
 
+    /// True if every number that is trained is one.
+    pub fn is_finite(&self) -> bool {
+        let mut trained = self.parameters.iter().filter(|p| p.trainable);
+        trained.all(|p| p.data.iter().all(|value| value.is_finite()))
+    }
+
     /// How many weights there are, adapters and quantised ones included.
     pub fn num_weights(&self) -> usize {
         let whole: usize = self.parameters.iter().map(|p| p.data.len()).sum();

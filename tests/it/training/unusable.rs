@@ -108,8 +108,163 @@ fn a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_checkpoint() {
     assert!(!output.status.success(), "{said}");
     assert!(said.contains("is not finite"), "{said}");
     assert!(said.contains("Lower `optimizer.learning_rate`"), "{said}");
-    for line in metrics(&folder.path().join("run")) {
+    let run = folder.path().join("run");
+    let lines = metrics(&run);
+    for line in &lines {
         assert!(line["loss"].as_f64().unwrap().is_finite());
+    }
+    // What was saved before is whole, and is named.
+    let last = run.join(format!("checkpoint-{}", lines.len()));
+    assert!(
+        said.contains(&format!("`{}` is as it was", last.display())),
+        "{said}"
+    );
+    let state = fs::read_to_string(last.join("trainer_state.json")).unwrap();
+    assert!(state.contains("\"global_step\""), "{state}");
+    assert!(last.join("model.safetensors").exists());
+    assert!(!run.join("final").exists());
+}
+
+#[test]
+fn a_last_update_that_leaves_the_numbers_is_no_success() {
+    let (folder, config) = prepared();
+    let run = folder.path().join("run");
+    let diverged = |more: &[&str]| {
+        let settings = [
+            "optimizer.learning_rate=1e39",
+            "optimizer.schedule=\"constant\"",
+            "optimizer.warmup_updates=0",
+            "train.updates=1",
+        ];
+        let settings = settings
+            .iter()
+            .chain(more)
+            .flat_map(|setting| ["--set", setting]);
+        let arguments: Vec<&str> = ["train", &config].into_iter().chain(settings).collect();
+        let output = socratiq(&arguments, "");
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = diverged(&[]);
+    assert!(
+        said.contains("after 1 updates the policy is not finite; there is no checkpoint yet"),
+        "{said}"
+    );
+    assert!(!run.join("final").exists() && !run.join("checkpoint-1").exists());
+    fs::remove_dir_all(&run).unwrap();
+    // Evaluated, it shows there already.
+    let log = toml::Value::from(folder.path().join("prefs.jsonl").to_str().unwrap());
+    let said = diverged(&[&format!("data.eval=[{log}]")]);
+    assert!(
+        said.contains("the loss of the evaluation is not finite"),
+        "{said}"
+    );
+    assert!(!run.join("final").exists() && !run.join("checkpoint-1").exists());
+}
+
+#[test]
+fn what_a_run_left_that_never_began_is_not_used() {
+    let (folder, config) = prepared();
+    let log = folder.path().join("prefs.jsonl");
+    let good = fs::read_to_string(&log).unwrap();
+    fs::write(&log, format!("{good}\n{{}}\n")).unwrap();
+    let said = errors(&["train", &config, "--set", "model.new.hidden_size=16"]);
+    assert!(said.contains("rows cannot be used"), "{said}");
+    fs::write(&log, good).unwrap();
+    succeeds(&["train", &config], "");
+    let model = fs::read_to_string(folder.path().join("run/final/config.json")).unwrap();
+    let model: serde_json::Value = serde_json::from_str(&model).unwrap();
+    assert_eq!(model["hidden_size"], 32);
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_examples() {
+    let (folder, config) = prepared();
+    succeeds(&["train", &config], "");
+    let log = folder.path().join("prefs.jsonl");
+    let text = fs::read_to_string(&log).unwrap();
+    // The same tokens with another weight are other examples.
+    fs::write(&log, text.replacen('{', "{\"weight\": 0.5, ", 1)).unwrap();
+    let more = ["train", &config, "--resume", "--set", "train.updates=14"];
+    let said = errors(&more);
+    assert!(said.contains("has other examples than"), "{said}");
+    fs::write(&log, text).unwrap();
+    succeeds(&more, "");
+    assert_eq!(metrics(&folder.path().join("run")).len(), 14);
+}
+
+#[test]
+fn kto_has_no_update_of_a_single_example() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: Vec<String> = (0..5)
+        .map(|row| {
+            serde_json::json!({"prompt": format!("What is {row}?"), "completion": format!(" It is {row}."), "label": row % 2 == 0})
+                .to_string()
+        })
+        .collect();
+    fs::write(folder.path().join("prefs.jsonl"), rows.join("\n")).unwrap();
+    fs::write(folder.path().join("three.jsonl"), rows[..3].join("\n")).unwrap();
+    let config = write_config(folder.path(), "kind = \"kto\"");
+    let config = config.to_str().unwrap();
+    let eval = toml::Value::from(folder.path().join("three.jsonl").to_str().unwrap());
+    let two = [
+        "train",
+        config,
+        "--set",
+        "train.pairs_per_update=2",
+        "--set",
+    ];
+    succeeds(&[&two[..], &[&format!("data.eval=[{eval}]")]].concat(), "");
+    let lines = metrics(&folder.path().join("run"));
+    // Five examples, two at a time, are two updates.
+    assert_eq!(lines[1]["epoch"], 1.0);
+    assert!(lines[2]["eval_loss"].as_f64().unwrap().is_finite());
+    fails(
+        &["train", config, "--set", "train.pairs_per_update=1"],
+        "needs 2 or more",
+    );
+}
+
+#[test]
+fn pairs_that_are_sorted_have_no_weights() {
+    let (folder, _) = prepared();
+    let log = folder.path().join("prefs.jsonl");
+    let text = fs::read_to_string(&log).unwrap();
+    fs::write(&log, text.replacen('{', "{\"weight\": 0.5, ", 1)).unwrap();
+    let config = write_config(folder.path(), "kind = \"aot\"");
+    let said = errors(&["train", config.to_str().unwrap()]);
+    assert!(
+        said.contains("line 1: cannot encode the dialogue: this row has a weight"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_is_odd_about_a_log_is_said_before_a_model_learns_from_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let message = |role: &str, content: &str| serde_json::json!({"role": role, "content": content});
+    let rows = [
+        serde_json::json!({
+            "chosen": [message("system", "S"), message("user", "Q"), message("assistant", "A")],
+            "rejected": [message("system", "S"), message("user", "P"), message("assistant", "B"), message("user", "R")],
+        }),
+        serde_json::json!({
+            "prompt": [message("user", "Q")],
+            "chosen": [{"role": "assistant", "content": "A", "weight": 0}, message("user", "R"), message("assistant", "B")],
+            "rejected": [message("assistant", "C")],
+        }),
+    ];
+    let text: Vec<String> = rows.iter().map(ToString::to_string).collect();
+    fs::write(folder.path().join("prefs.jsonl"), text.join("\n")).unwrap();
+    let config = write_config(folder.path(), "kind = \"dpo\"");
+    let said = errors(&["train", config.to_str().unwrap()]);
+    for expected in [
+        "2 examples of 2 rows",
+        "in 1 rows the sides answer different questions",
+        "1 dialogues stop before their end",
+        "in 1 rows messages have weights",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
     }
 }
 
@@ -132,5 +287,12 @@ fn the_references_numbers_are_computed_again_when_what_they_are_of_changes() {
         said.contains("of other data, tokens or masks: computed anew"),
         "{said}"
     );
+    assert_eq!(cache(&run), first);
+    // So is one of which a kill left the beginning.
+    fs::remove_dir_all(&run).unwrap();
+    fs::create_dir(&run).unwrap();
+    let numbers = first.windows(2).position(|w| w == b"}\x01").unwrap() + 1;
+    fs::write(run.join("reference-train.logprobs"), &first[..numbers]).unwrap();
+    succeeds(&["train", &config], "");
     assert_eq!(cache(&run), first);
 }
