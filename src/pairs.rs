@@ -1,7 +1,8 @@
 //! Trajectories with returns to preferences: which of them are compared, and where their prompt ends.
 //!
 //! Everything is in the order of the input, and what is random comes from a run's seed. A dialogue ends here with
-//! the agent's last message, since nothing is learned from what follows it.
+//! the agent's last message, since nothing is learned from what follows it. Dialogues are compared by their words; the
+//! preferences keep the exact tokens, where they were recorded.
 
 mod divergence;
 mod rule;
@@ -12,7 +13,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use socratiq_envs::{Ending, Message, Role, RunSeed, Stream, Trajectory};
+use socratiq_envs::{Ending, Message, Role, RunSeed, Stream, TOKEN_IDS, Trajectory};
 
 use crate::logs::{Preference, Turns, common_messages};
 
@@ -68,7 +69,8 @@ pub fn make_pairs(
     rule: &Rule,
     seed: RunSeed,
 ) -> Result<(Vec<Preference>, PairReport)> {
-    let dialogues: Vec<Vec<Message>> = trajectories.iter().map(dialogue).collect();
+    let written: Vec<Vec<Message>> = trajectories.iter().map(dialogue).collect();
+    let dialogues: Vec<Vec<Message>> = written.iter().map(|written| words(written)).collect();
     let mut report = PairReport {
         trajectories: trajectories.len(),
         ..PairReport::default()
@@ -147,9 +149,9 @@ pub fn make_pairs(
     report.truncated = cut.count();
 
     let preference = |(better, worse, common, margin): (usize, usize, usize, f64)| Preference {
-        prompt: Turns::Chat(dialogues[better][..common].to_vec()),
-        chosen: Turns::Chat(dialogues[better][common..].to_vec()),
-        rejected: vec![Turns::Chat(dialogues[worse][common..].to_vec())],
+        prompt: Turns::Chat(written[better][..common].to_vec()),
+        chosen: Turns::Chat(written[better][common..].to_vec()),
+        rejected: vec![Turns::Chat(written[worse][common..].to_vec())],
         margin: Some(margin),
         weight: 1.0,
         tools: trajectories[better].tools.clone(),
@@ -160,13 +162,21 @@ pub fn make_pairs(
 
 /// The messages up to the agent's last.
 fn dialogue(trajectory: &Trajectory) -> Vec<Message> {
-    let messages = trajectory.messages.iter().map(|turn| &turn.message);
-    let mut dialogue: Vec<Message> = messages.cloned().collect();
+    let mut dialogue = trajectory.dialogue();
     while dialogue
         .pop_if(|last| last.role != Role::Assistant)
         .is_some()
     {}
     dialogue
+}
+
+/// The same messages without the tokens that they were written with.
+fn words(written: &[Message]) -> Vec<Message> {
+    let mut words = written.to_vec();
+    for message in &mut words {
+        message.extra.shift_remove(TOKEN_IDS);
+    }
+    words
 }
 
 /// The indices of each group's trajectories, in the order of the input.

@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use socratiq_envs::{Message, Tool};
+use serde_json::Map;
+use socratiq_envs::{Message, TOKEN_IDS, Tool};
 
 use crate::error::{AgentError, Result};
 
@@ -81,6 +82,9 @@ impl Tokens {
     /// A recorded dialogue as the token level would have produced it: one state, or several where the chat
     /// template changes what came before. Each of the agent's turns is labelled in just one of them.
     ///
+    /// A message that brings the exact tokens it was written with, in [`TOKEN_IDS`], has these if they spell it; an end of
+    /// turn that is not among them, because the turn was cut off, is not the agent's.
+    ///
     /// # Errors
     /// When the codec cannot encode a message.
     pub fn from_dialogue(
@@ -88,6 +92,11 @@ impl Tokens {
         messages: &[Message],
         tools: &[Tool],
     ) -> Result<Vec<Self>> {
+        let mut messages = messages.to_vec();
+        let written: Vec<Option<Vec<u32>>> = messages
+            .iter_mut()
+            .map(|message| take_written(codec, message))
+            .collect();
         let mut states = Vec::new();
         let mut tokens = Self::default();
         let mut start = 0;
@@ -103,8 +112,13 @@ impl Tokens {
             )?;
             states.extend(tokens.observe(&prompt));
             if let Some(action) = messages.get(end) {
-                for id in codec.encode_action(&messages[..end], action, tools)? {
-                    tokens.push_action(id);
+                let ids = match &written[end] {
+                    Some(ids) => ids.clone(),
+                    None => codec.encode_action(&messages[..end], action, tools)?,
+                };
+                ids.iter().for_each(|id| tokens.push_action(*id));
+                if !ids.last().is_some_and(|id| codec.is_end_of_turn(*id)) {
+                    tokens.push_environment(&[codec.end_of_turn()]);
                 }
             }
             start = end + 1;
@@ -114,6 +128,22 @@ impl Tokens {
         states.retain(|state| state.action.contains(&true));
         Ok(states)
     }
+}
+
+/// Takes from a message the exact tokens that it was written with, if they are there and spell it for this codec.
+fn take_written(codec: &dyn Codec, message: &mut Message) -> Option<Vec<u32>> {
+    let ids: Vec<u32> = serde_json::from_value(message.extra.shift_remove(TOKEN_IDS)?).ok()?;
+    let said = match ids.split_last() {
+        Some((last, said)) if codec.is_end_of_turn(*last) => said,
+        _ => &ids,
+    };
+    // Another model's tokens spell something else, or nothing.
+    let spelt = codec.decode_action(said).ok()?;
+    let plain = Message {
+        extra: Map::new(),
+        ..message.clone()
+    };
+    (spelt == plain && !ids.is_empty()).then_some(ids)
 }
 
 /// What an observation does to the state.

@@ -34,5 +34,5 @@ pub use message::{
 pub use policy::{Policy, TokenRecord};
 pub use rollout::rollout;
 pub use seed::{EpisodeSeed, RunSeed, Split, Stream};
-pub use trajectory::{Episode, Trajectory, Turn};
+pub use trajectory::{Episode, TOKEN_IDS, Trajectory, Turn};
 pub use turn_limit::TurnLimit;

@@ -54,3 +54,16 @@ pub struct TokenRecord {
     /// Log-probability in nats under the untempered policy, `[T]`; absent where the agent did not choose.
     pub logprob: Vec<Option<f64>>,
 }
+
+impl TokenRecord {
+    /// The tokens that the agent chose, turn by turn.
+    pub fn turns(&self) -> impl Iterator<Item = &[u32]> {
+        let chosen = self.action.chunk_by(|a, b| a == b);
+        let turns = chosen.scan(0, |start, run| {
+            let ids = self.ids.get(*start..*start + run.len());
+            *start += run.len();
+            Some(ids.filter(|_| run[0] == 1))
+        });
+        turns.flatten()
+    }
+}

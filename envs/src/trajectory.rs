@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::environment::{Ending, Facts};
-use crate::message::{Message, Tool};
+use crate::message::{Message, Role, Tool};
 use crate::policy::TokenRecord;
 use crate::seed::EpisodeSeed;
 
@@ -48,6 +48,28 @@ pub struct Turn {
     /// The reward of the turn, on the agent's messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward: Option<f64>,
+}
+
+/// Field of an agent's message: the exact tokens that it was written with, its end of turn among them where the agent
+/// chose it. What learns from the message learns from these, if its tokenizer spells the same with them.
+pub const TOKEN_IDS: &str = "token_ids";
+
+impl Trajectory {
+    /// The dialogue, the agent's messages with the exact tokens that were recorded of them, in [`TOKEN_IDS`].
+    pub fn dialogue(&self) -> Vec<Message> {
+        let turns = self.messages.iter();
+        let mut dialogue: Vec<Message> = turns.map(|turn| turn.message.clone()).collect();
+        let written: Vec<&[u32]> = self.tokens.iter().flat_map(TokenRecord::turns).collect();
+        let is_action = |message: &&mut Message| message.role == Role::Assistant;
+        let actions: Vec<&mut Message> = dialogue.iter_mut().filter(is_action).collect();
+        // A record of other turns than these is of no use.
+        if written.len() == actions.len() {
+            for (message, ids) in actions.into_iter().zip(written) {
+                message.extra.insert(TOKEN_IDS.to_owned(), ids.into());
+            }
+        }
+        dialogue
+    }
 }
 
 /// A finished episode.

@@ -213,11 +213,7 @@ impl<'a> Dialogue<'a> {
                 vec![Self::new(&shown.prompt, &shown.completion, &shown.tools)]
             }
             Record::Trajectory(trajectory) => vec![Self {
-                messages: trajectory
-                    .messages
-                    .iter()
-                    .map(|turn| turn.message.clone())
-                    .collect(),
+                messages: trajectory.dialogue(),
                 text: None,
                 tools: &trajectory.tools,
             }],

@@ -1,6 +1,7 @@
 //! Drift: a recorded turn whose text, made into tokens again, gives others than the policy chose.
 //!
-//! Learners read the record and never see it; it tells how far a log without records would be off.
+//! What learns from the trajectory, or from preferences made of it, reads the record; drift tells how far a log without
+//! records would be off.
 
 use socratiq_agents::{AgentError, Codec, Tokens};
 use socratiq_envs::{Message, Role, Trajectory};

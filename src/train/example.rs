@@ -204,13 +204,9 @@ impl<'a> Encoder<'a> {
                 {
                     return Ok(Vec::new());
                 }
-                let messages: Vec<Message> = trajectory
-                    .messages
-                    .iter()
-                    .map(|turn| turn.message.clone())
-                    .collect();
                 let codec = self.codec.clone();
-                let completion = self.chat(&codec, &[], &messages, &trajectory.tools)?;
+                let completion =
+                    self.chat(&codec, &[], &trajectory.dialogue(), &trajectory.tools)?;
                 Ok(vec![single(completion, true, 1.0)])
             }
             Record::Demonstration(demonstration) if unpaired && !self.needs_labels() => {

@@ -6,6 +6,7 @@ mod resume;
 mod trl;
 mod unusable;
 mod update;
+mod written;
 
 use std::fs;
 use std::path::Path;
