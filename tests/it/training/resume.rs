@@ -38,14 +38,15 @@ fn wait_for(run: &Path, lines: usize) {
 
 /// What the end of a run depends on.
 fn result(run: &Path) -> Vec<Vec<u8>> {
-    [
-        "metrics.jsonl",
-        "final/model.safetensors",
-        "final/tokenizer.json",
-    ]
-    .iter()
-    .map(|name| fs::read(run.join(name)).unwrap())
-    .collect()
+    let weights = ["model", "adapter_model"]
+        .iter()
+        .map(|name| format!("final/{name}.safetensors"))
+        .find(|name| run.join(name).exists())
+        .unwrap();
+    ["metrics.jsonl", &weights, "final/tokenizer.json"]
+        .iter()
+        .map(|name| fs::read(run.join(name)).unwrap())
+        .collect()
 }
 
 /// The folder of a config for `objective` and its run directory.
@@ -53,6 +54,30 @@ fn long_run(objective: &str) -> (tempfile::TempDir, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     write_log(&folder.path().join("prefs.jsonl"), 24);
     let config = write_config(folder.path(), objective);
+    (folder, config)
+}
+
+/// As [`long_run`], of low-rank updates with dropout on a model that was trained before, several passes an update,
+/// and evaluated on the way.
+fn long_lora_run() -> (tempfile::TempDir, std::path::PathBuf) {
+    let (folder, config) = long_run(DPO);
+    let path = |name: &str| toml::Value::from(folder.path().join(name).to_str().unwrap());
+    let short = format!("out={}", path("base"));
+    let short = ["--set", &short, "--set", "train.updates=2"];
+    assert!(start(&config, &short).wait().unwrap().success());
+    let text = fs::read_to_string(&config).unwrap();
+    let (before, rest) = text.split_once("[model.new]").unwrap();
+    let (_, after) = rest.split_once("[data]\n").unwrap();
+    let model = format!(
+        "[model]\npath = {}\n[lora]\nrank = 4\nalpha = 8\ndropout = 0.1\ntarget_modules = \"all-linear\"\n[data]\neval = [{}]\n",
+        path("base/final"),
+        path("prefs.jsonl")
+    );
+    let after = after.replace(
+        "[train]\n",
+        "[train]\ntokens_per_batch = 200\neval_every = 5\n",
+    );
+    fs::write(&config, format!("{before}{model}{after}")).unwrap();
     (folder, config)
 }
 
@@ -95,16 +120,20 @@ fn a_run_has_the_same_bits_on_any_number_of_threads() {
 
 #[test]
 fn a_run_that_was_killed_goes_on_to_the_same_bits() {
-    for objective in [
-        DPO,
-        "kind = \"dpo\"\nreference_sync_every = 10",
-        "kind = \"kto\"",
-    ] {
-        let (whole, config) = long_run(objective);
+    let runs: [(&str, &dyn Fn() -> _); 4] = [
+        ("dpo", &|| long_run(DPO)),
+        ("moving", &|| {
+            long_run("kind = \"dpo\"\nreference_sync_every = 10")
+        }),
+        ("kto", &|| long_run("kind = \"kto\"")),
+        ("low-rank", &long_lora_run),
+    ];
+    for (name, prepare) in runs {
+        let (whole, config) = prepare();
         assert!(start(&config, &LONG).wait().unwrap().success());
         let expected = result(&whole.path().join("run"));
 
-        let (folder, config) = long_run(objective);
+        let (folder, config) = prepare();
         let run = folder.path().join("run");
         // Killed at once, in the middle, and again after it went on.
         for (round, lines) in [1, 15, 30, 45].into_iter().enumerate() {
@@ -123,8 +152,43 @@ fn a_run_that_was_killed_goes_on_to_the_same_bits() {
             String::from_utf8_lossy(&output.stderr)
         );
         assert_eq!(metrics(&run).len(), 60);
-        assert!(result(&run) == expected, "{objective}: the results differ");
+        assert!(result(&run) == expected, "{name}: the results differ");
     }
+}
+
+/// A file that may not grow is a disk that is full.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_ends_a_run_which_goes_on_when_there_is_room() {
+    let (whole, config) = long_run(DPO);
+    assert!(start(&config, &LONG).wait().unwrap().success());
+    let (folder, config) = long_run(DPO);
+    let run = folder.path().join("run");
+    let mut child = start(&config, &LONG);
+    wait_for(&run, 8);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let kept = |name: &str| fs::read(run.join("checkpoint-7").join(name)).unwrap();
+    let before = (kept("model.safetensors"), kept("trainer_state.json"));
+    let output = Command::new("bash")
+        .args(["-c", "trap '' XFSZ; ulimit -f 24; exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_socratiq"))
+        .arg("train")
+        .arg(&config)
+        .args([&LONG[..], &["--resume"]].concat())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(
+        said.contains("checkpoint-14`; earlier checkpoints are intact"),
+        "{said}"
+    );
+    assert!(!run.join("checkpoint-14").exists() && !run.join("checkpoint-14.unfinished").exists());
+    assert!(before == (kept("model.safetensors"), kept("trainer_state.json")));
+    let more = [&LONG[..], &["--resume"]].concat();
+    assert!(start(&config, &more).wait().unwrap().success());
+    assert!(result(&run) == result(&whole.path().join("run")));
 }
 
 #[test]
