@@ -1,25 +1,29 @@
-//! Credit assignment as data: what a policy and its reference say about every token of preference pairs.
+//! Credit assignment as data: what a policy and its reference say about every token of dialogues, alone or in
+//! preference pairs.
 //!
-//! [`Scorer::score`] gives the numbers, [`Line`] writes them as JSON, [`Summary`] says how often and by how
-//! much the chosen side wins, and [`report`](mod@report) is the page that a person looks at.
+//! [`Encoding`] makes pairs and dialogues of the records of a log, [`Scorer::score`] gives the numbers, [`Lines`]
+//! writes them as JSON, [`Summary`] says how often and by how much the chosen side wins, and
+//! [`report`](mod@report) is the page that a person looks at.
 //!
 //! The tokens of the agent's turns after the prompt get credit, as in training. A dialogue whose template
 //! begins anew in between is its sequences one after the other; the first token of each has no
 //! log-probability.
 
 pub mod check;
+mod encoding;
 mod line;
 mod models;
 pub mod report;
 mod summary;
 
-pub use line::Line;
+pub use encoding::Encoding;
+pub use line::{Line, Lines};
 pub use models::Models;
 pub use summary::Summary;
 
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use socratiq_agents::AgentError;
 use socratiq_agents::credit::{Choices, Credit, choices};
 use socratiq_agents::kernels::parallel;
@@ -43,15 +47,33 @@ pub struct Scored {
     pub choices: Vec<Option<Choices>>,
 }
 
+/// What an example of a log comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ScoredExample {
+    /// Two dialogues, of which one is better.
+    Pair(ScoredPair),
+    /// A dialogue by itself.
+    Dialogue(ScoredDialogue),
+}
+
 /// A pair with the credit of both sides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScoredPair {
-    /// Which pair of the log, from 0.
+    /// Which example of the log, from 0.
     pub index: usize,
     /// The better side.
     pub chosen: Scored,
     /// The worse side.
     pub rejected: Scored,
+}
+
+/// A dialogue that is no side of a pair.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScoredDialogue {
+    /// Which example of the log, from 0.
+    pub index: usize,
+    /// Its credit.
+    pub dialogue: Scored,
 }
 
 impl ScoredPair {
@@ -138,21 +160,50 @@ impl Scorer {
         &self.models
     }
 
-    /// The credit of every token of some pairs, which are computed in one pass: what they have in common is
-    /// computed once. The first is number `first`. With `alternatives`, each of the agent's tokens stands
-    /// beside as many likeliest others.
+    /// The credit of every token of some examples, which are pairs or single dialogues. The first is number
+    /// `first`; `alternatives` as in [`Self::dialogues`].
     ///
     /// # Errors
-    /// When an example is no pair or does not fit a model, or a number is not finite.
+    /// When an example has neither one completion nor two, or as [`Self::dialogues`].
     pub fn score(
         &mut self,
-        pairs: &[Example],
+        examples: &[Example],
         first: usize,
         alternatives: Option<usize>,
-    ) -> Result<Vec<ScoredPair>> {
+    ) -> Result<Vec<ScoredExample>> {
+        let completions = examples.iter().flat_map(|example| &example.completions);
+        let completions: Vec<&Completion> = completions.collect();
+        let mut dialogues = self.dialogues(&completions, alternatives)?.into_iter();
+        let mut scored = Vec::with_capacity(examples.len());
+        for (index, example) in (first..).zip(examples) {
+            let count = example.completions.len();
+            let mut own = dialogues.by_ref().take(count);
+            scored.push(match (own.next(), own.next(), own.next()) {
+                (Some(dialogue), None, _) => {
+                    ScoredExample::Dialogue(ScoredDialogue { index, dialogue })
+                }
+                (Some(chosen), Some(rejected), None) => ScoredExample::Pair(ScoredPair {
+                    index,
+                    chosen,
+                    rejected,
+                }),
+                _ => bail!("an example of {count} completions is neither a dialogue nor a pair"),
+            });
+        }
+        Ok(scored)
+    }
+
+    /// The credit of every token of some dialogues, which are computed in one pass: what they have in common is
+    /// computed once. With `alternatives`, each of the agent's tokens stands beside as many likeliest others.
+    ///
+    /// # Errors
+    /// When a dialogue does not fit a model, or a number is not finite.
+    pub fn dialogues(
+        &mut self,
+        completions: &[&Completion],
+        alternatives: Option<usize>,
+    ) -> Result<Vec<Scored>> {
         // 1. Every token is of interest here, but the first of each sequence.
-        let completions: Vec<&Completion> =
-            pairs.iter().flat_map(|pair| &pair.completions).collect();
         let whole: Vec<Completion> = completions.iter().copied().map(everything).collect();
         let forest = Forest::plant(whole.iter())?;
         let (policy, reference) = (self.models.policy(), self.models.reference());
@@ -164,11 +215,11 @@ impl Scorer {
         check_finite(&logprobs, "a log-probability of the policy")?;
         check_finite(&reference_logprobs, "a log-probability of the reference")?;
         let choices = match alternatives {
-            Some(count) => self.choices(&forest, &completions, count)?,
+            Some(count) => self.choices(&forest, completions, count)?,
             None => Vec::new(),
         };
         // 2. Back to the dialogues.
-        let mut sides = completions
+        let scored = completions
             .iter()
             .zip(&forest.scored)
             .map(|(completion, scored)| {
@@ -192,22 +243,7 @@ impl Scorer {
                     choices,
                 }
             });
-        let mut scored = Vec::with_capacity(pairs.len());
-        for (offset, pair) in pairs.iter().enumerate() {
-            ensure!(
-                pair.completions.len() == 2,
-                "an example of {} completions is no pair",
-                pair.completions.len()
-            );
-            if let (Some(chosen), Some(rejected)) = (sides.next(), sides.next()) {
-                scored.push(ScoredPair {
-                    index: first + offset,
-                    chosen,
-                    rejected,
-                });
-            }
-        }
-        Ok(scored)
+        Ok(scored.collect())
     }
 
     /// The alternatives of the agent's tokens, by the batch's scored tokens; both tapes have read the batch.

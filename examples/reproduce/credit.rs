@@ -11,12 +11,9 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use socratiq::envs::elicitation::{ElicitationConfig, Table};
 use socratiq::envs::{Message, Role, Trajectory};
-use socratiq::logs::{Preference, Record, Turns};
-use socratiq::objective::{Kind, Objective};
-use socratiq::score::{Models, Scored, Scorer};
+use socratiq::logs::Record;
+use socratiq::score::{Encoding, Models, Scored, Scorer};
 use socratiq::stats::Estimate;
-use socratiq::train::config::TooLong;
-use socratiq::train::example::Encoder;
 
 use crate::lab::{Curve, Seeds, curves, number, over_seeds, seed_names, shown, write_page};
 
@@ -198,37 +195,13 @@ fn score(policy: &Path, reference: &Path, dialogues: &[&Trajectory]) -> Result<V
     let text = |path: &Path| path.display().to_string();
     // Whatever β is, neither an order nor a correlation depends on it.
     let models = Models::open(&text(policy), Some(&text(reference)), Some(1.0))?;
-    let (codec, longest) = (models.codec().clone(), models.context_length());
-    let objective = Objective::new(Kind::Dpo);
-    let encoder = Encoder::new(codec, &objective, longest, TooLong::Refuse);
+    let encoding = Encoding::new(&models);
     let mut scorer = Scorer::new(models);
     let mut scored = Vec::new();
-    // Two at a time, as the scorer takes them; neither is the better one here.
-    for two in dialogues.chunks(2) {
-        let halves = [two[0], two[two.len() - 1]].map(|dialogue| {
-            let messages = dialogue.messages.iter().map(|turn| turn.message.clone());
-            let messages: Vec<Message> = messages.collect();
-            let is_agent = |message: &Message| message.role == Role::Assistant;
-            let start = messages.iter().position(is_agent).unwrap_or(0);
-            let end = messages.iter().rposition(is_agent).map_or(0, |at| at + 1);
-            (messages[..start].to_vec(), messages[start..end].to_vec())
-        });
-        let [(prompt, first), (_, second)] = halves;
-        let pair = Preference {
-            prompt: Turns::Chat(prompt),
-            chosen: Turns::Chat(first),
-            rejected: vec![Turns::Chat(second)],
-            margin: None,
-            weight: 1.0,
-            tools: Vec::new(),
-            chat_template_kwargs: serde_json::Map::new(),
-        };
-        let examples = encoder.encode(&Record::Preference(pair))?;
-        for pair in scorer.score(&examples, 0, None)? {
-            scored.push(pair.chosen);
-            if two.len() == 2 {
-                scored.push(pair.rejected);
-            }
+    for dialogue in dialogues {
+        for example in encoding.encode(&Record::Trajectory((*dialogue).clone()))? {
+            let completions: Vec<_> = example.completions.iter().collect();
+            scored.extend(scorer.dialogues(&completions, None)?);
         }
     }
     Ok(scored)

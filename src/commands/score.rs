@@ -1,17 +1,16 @@
 //! `socratiq score`: credit assignment as data and as a picture.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use indicatif::ProgressBar;
 use serde_json::json;
 use socratiq::agents::kernels::parallel;
 use socratiq::logs::{self, BadRow, Format, LogError};
-use socratiq::objective::{Kind, Objective};
-use socratiq::score::report::{self, Lowest, Source};
-use socratiq::score::{Line, Models, Scorer, Summary};
-use socratiq::train::config::TooLong;
-use socratiq::train::example::{Completion, Encoder, Example};
+use socratiq::score::report::{self, Selection, Source};
+use socratiq::score::{Encoding, Lines, Models, Scorer};
+use socratiq::train::example::{Completion, Example};
 use socratiq::train::progress::counter;
 use socratiq::write_whole;
 
@@ -26,13 +25,14 @@ pub(crate) struct Options {
     /// What log-ratios are taken against; if left out, the policy with its adapters off
     #[arg(long)]
     reference: Option<String>,
-    /// Preference log: JSON lines or JSON, gzipped or not
-    #[arg(long)]
-    data: PathBuf,
-    /// The file for one JSON line per pair; there whole or not at all
+    /// Logs of preferences, trajectories, demonstrations or feedback: JSON lines or JSON, gzipped or not
+    #[arg(long, required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// The file for one JSON line per pair, or per dialogue that is in none; there whole or not at all
     #[arg(long)]
     out: PathBuf,
-    /// The file for a page to look at: the 100 pairs with the lowest margins, token by token
+    /// The file for a page to look at, token by token: 100 pairs and 100 dialogues, most of them the worst and the
+    /// best
     #[arg(long)]
     html: Option<PathBuf>,
     /// β of the implicit rewards; if left out, that of the run
@@ -41,7 +41,7 @@ pub(crate) struct Options {
     /// Add to each of the agent's tokens this many of its likeliest alternatives
     #[arg(long, value_name = "K")]
     alternatives: Option<usize>,
-    /// The log's format, instead of what its first good row looks like
+    /// The format of all logs, instead of what each one's first good row looks like
     #[arg(long)]
     format: Option<Format>,
     /// What a row does that cannot be used
@@ -55,28 +55,30 @@ const TOKENS_PER_BATCH: usize = 4096;
 /// Rows that are encoded side by side.
 const WINDOW: usize = 256;
 
-/// Scores every pair of a log, and prints how often the chosen side wins.
+/// Scores every pair and dialogue of some logs, and prints how often the chosen side wins and what dialogues earn.
 pub(crate) fn score(options: &Options) -> Result<()> {
     let models = Models::open(&options.model, options.reference.as_deref(), options.beta)?;
     let beta = models.beta;
     let mut scores = Scores::new(Scorer::new(models), options);
     let skipped = write_whole(&options.out, |out| scores.read(options, out))?;
-    let margins = scores.margins;
+    let Scores {
+        scorer, selection, ..
+    } = scores;
     if let Some(path) = &options.html {
+        let names = options.data.iter().map(|path| path.display().to_string());
         let source = Source {
-            data: options.data.display().to_string(),
+            data: names.collect::<Vec<_>>().join(", "),
             model: options.model.clone(),
             reference: options
                 .reference
                 .clone()
                 .unwrap_or_else(|| format!("{} with its adapters off", options.model)),
         };
-        let pairs = scores.lowest.into_pairs();
         write_whole(path, |out| {
-            report::write(scores.scorer.models(), &pairs, &margins, &source, out)
+            report::write(scorer.models(), &selection, &source, out)
         })?;
     }
-    let mut line = json!(Summary::new(&margins));
+    let mut line = json!(selection.summary());
     line["beta"] = beta.into();
     line["skipped"] = skipped.into();
     writeln!(io::stdout(), "{line}")?;
@@ -86,33 +88,52 @@ pub(crate) fn score(options: &Options) -> Result<()> {
 /// What there is so far.
 struct Scores {
     scorer: Scorer,
+    /// The alternatives of a token that the lines have; none where nobody asked.
     alternatives: Option<usize>,
-    wants_page: bool,
-    margins: Vec<f64>,
-    lowest: Lowest,
+    /// The same of the page, where there is one.
+    page: Option<usize>,
+    selection: Selection,
 }
 
 impl Scores {
     fn new(scorer: Scorer, options: &Options) -> Self {
+        let shown = match options.html {
+            Some(_) => report::SHOWN,
+            None => 0,
+        };
         Self {
             scorer,
             alternatives: options.alternatives,
-            wants_page: options.html.is_some(),
-            margins: Vec::new(),
-            lowest: Lowest::default(),
+            page: options.html.as_ref().map(|_| report::ALTERNATIVES),
+            selection: Selection::new(shown),
         }
     }
 
-    /// Scores the log and writes its lines; returns how many rows were left out.
+    /// Scores the logs and writes their lines; returns how many rows were left out.
     fn read(&mut self, options: &Options, out: &mut impl io::Write) -> Result<u64> {
-        let objective = Objective::new(Kind::Dpo);
-        let models = self.scorer.models();
-        let (codec, longest) = (models.codec().clone(), models.context_length());
-        let encoder = Encoder::new(codec, &objective, longest, TooLong::Refuse);
         let mut complaints = Complaints::default();
+        let bar = counter("pairs and dialogues scored");
+        for path in &options.data {
+            self.read_log(path, options, &mut complaints, &bar, out)?;
+        }
+        bar.finish_and_clear();
+        if self.selection.num_examples() == 0 {
+            bail!("there is nothing to score in --data");
+        }
+        Ok(complaints.close()?)
+    }
+
+    fn read_log(
+        &mut self,
+        path: &Path,
+        options: &Options,
+        complaints: &mut Complaints,
+        bar: &ProgressBar,
+        out: &mut impl io::Write,
+    ) -> Result<()> {
+        let encoding = Encoding::new(self.scorer.models());
         let (mut waiting, mut tokens) = (Vec::new(), 0);
-        let bar = counter("pairs scored");
-        let mut rows = logs::open(&options.data, options.format)?;
+        let mut rows = logs::open(path, options.format)?;
         loop {
             let window: Vec<_> = rows.by_ref().take(WINDOW).collect();
             if window.is_empty() {
@@ -122,13 +143,13 @@ impl Scores {
                 let records = window[index].as_ref().map(|row| &*row.records);
                 let records = records.unwrap_or_default().iter();
                 records
-                    .map(|record| encoder.encode(record))
+                    .map(|record| encoding.encode(record))
                     .collect::<Result<Vec<_>, _>>()
             });
             for (row, encoded) in window.into_iter().zip(encoded) {
                 let examples = row.and_then(|row| {
                     encoded.map_err(|error| LogError::BadRow {
-                        path: options.data.clone(),
+                        path: path.to_owned(),
                         row: unusable(row.line, &error),
                     })
                 });
@@ -138,8 +159,8 @@ impl Scores {
                             let size = example.completions.iter().map(Completion::num_tokens);
                             let size: usize = size.sum();
                             if tokens + size > TOKENS_PER_BATCH {
-                                bar.inc(waiting.len() as u64);
                                 self.score(&waiting, out)?;
+                                bar.inc(waiting.len() as u64);
                                 waiting.clear();
                                 tokens = 0;
                             }
@@ -159,39 +180,29 @@ impl Scores {
                 }
             }
         }
-        self.score(&waiting, out)?;
-        bar.finish_and_clear();
-        if self.margins.is_empty() {
-            bail!("`{}` has no pair to score", options.data.display());
-        }
-        Ok(complaints.close()?)
+        self.score(&waiting, out)
     }
 
-    fn score(&mut self, pairs: &[Example], out: &mut impl io::Write) -> Result<()> {
-        if pairs.is_empty() {
+    fn score(&mut self, examples: &[Example], out: &mut impl io::Write) -> Result<()> {
+        if examples.is_empty() {
             return Ok(());
         }
-        let page = self.wants_page.then_some(report::ALTERNATIVES);
-        let alternatives = self.alternatives.or(page);
-        let first = self.margins.len();
-        for pair in self.scorer.score(pairs, first, alternatives)? {
-            let tokenizer = self.scorer.models().codec().tokenizer();
-            let mut line = Line::new(&pair, tokenizer);
-            if self.alternatives.is_some() {
-                line = line.with_alternatives(&pair, tokenizer);
-            }
-            serde_json::to_writer(&mut *out, &line)?;
+        let alternatives = self.alternatives.or(self.page);
+        let first = self.selection.num_examples();
+        for example in self.scorer.score(examples, first, alternatives)? {
+            let lines = Lines {
+                tokenizer: self.scorer.models().codec().tokenizer(),
+                alternatives: self.alternatives.is_some(),
+            };
+            serde_json::to_writer(&mut *out, &lines.example(&example))?;
             writeln!(out).context("cannot write the scores")?;
-            self.margins.push(pair.margin());
-            if self.wants_page {
-                self.lowest.push(pair);
-            }
+            self.selection.push(example);
         }
         Ok(())
     }
 }
 
-/// A row that is no pair of dialogues that both models can read.
+/// A row that is no dialogue, or pair of dialogues, that both models can read.
 fn unusable(line: usize, error: &dyn std::error::Error) -> BadRow {
     BadRow {
         line,

@@ -13,7 +13,7 @@ function el(name, attributes = {}, ...children) {
     else if (key.startsWith('--')) element.style.setProperty(key, value);
     else element.setAttribute(key, value === true ? '' : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 

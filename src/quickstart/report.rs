@@ -17,14 +17,11 @@ use super::columns::Tables;
 use super::{LONGEST_TURN, Quickstart, SEEN, interrupted, trajectories};
 use crate::evaluation::Difference;
 use crate::logs::Record;
-use crate::objective::{Kind, Objective};
 use crate::page::Page;
 use crate::pairs::make_pairs;
 use crate::rollouts::{Key, Rollouts, Source, SourceOptions};
-use crate::score::report::{self as credit_page, Lowest, Source as CreditSource};
-use crate::score::{Line, Models, ScoredPair, Scorer, Summary};
-use crate::train::config::TooLong;
-use crate::train::example::Encoder;
+use crate::score::report::{self as credit_page, Selection, Source as CreditSource};
+use crate::score::{Encoding, Line, Lines, Models, ScoredExample, ScoredPair, Scorer};
 use crate::{Planner, Task, write_whole};
 
 /// Dialogues of which credit is shown, and pairs of them.
@@ -71,18 +68,20 @@ impl Quickstart {
         // 2. Their credit.
         let text = |path: &Path| path.display().to_string();
         let models = Models::open(&text(policy), Some(&text(reference)), None)?;
-        let objective = Objective::new(Kind::Dpo);
-        let (codec, longest) = (models.codec().clone(), models.context_length());
-        let encoder = Encoder::new(codec.clone(), &objective, longest, TooLong::Refuse);
+        let codec = models.codec().clone();
+        let encoding = Encoding::new(&models);
         let mut scorer = Scorer::new(models);
-        let (mut margins, mut lowest, mut scored) = (Vec::new(), Lowest::default(), Vec::new());
+        let mut selection = Selection::new(credit_page::SHOWN);
+        let mut scored = Vec::new();
         for pair in pairs {
             interrupted::check(stop)?;
-            let examples = encoder.encode(&Record::Preference(pair))?;
-            for pair in scorer.score(&examples, margins.len(), Some(credit_page::ALTERNATIVES))? {
-                margins.push(pair.margin());
-                lowest.push(pair.clone());
-                scored.push(pair);
+            let examples = encoding.encode(&Record::Preference(pair))?;
+            let first = selection.num_examples();
+            for example in scorer.score(&examples, first, Some(credit_page::ALTERNATIVES))? {
+                if let ScoredExample::Pair(pair) = &example {
+                    scored.push(pair.clone());
+                }
+                selection.push(example);
             }
         }
         // 3. What is shown of it.
@@ -91,17 +90,20 @@ impl Quickstart {
             model: text(policy),
             reference: text(reference),
         };
-        let pairs = lowest.into_pairs();
         write_whole(&self.path("credit.html"), |out| {
-            credit_page::write(scorer.models(), &pairs, &margins, &source, out)
+            credit_page::write(scorer.models(), &selection, &source, out)
         })?;
+        let lines = Lines {
+            tokenizer: codec.tokenizer(),
+            alternatives: false,
+        };
         let lines: Vec<Line> = telling(&mut scored)
             .iter()
-            .map(|pair| Line::new(pair, codec.tokenizer()))
+            .map(|pair| lines.pair(pair))
             .collect();
         let result = json!({
             "beta": scorer.models().beta,
-            "summary": Summary::new(&margins),
+            "summary": selection.summary(),
             "pairs": lines,
         });
         write_json(&path, &result)?;

@@ -1,13 +1,13 @@
-// One pair at a time, in full: what both sides share, then both sides from where they part.
+// One pair or dialogue at a time, in full: of a pair what both sides share, then both sides from where they part.
 
 const main = document.querySelector('main');
-const { summary, scale, source, histogram } = data;
+const { summary, scale, source, sizes, pairs, dialogues } = data;
 const numbers = el('div', { id: 'numbers', role: 'status', 'aria-live': 'polite', hidden: true });
 let list = [];
 let current = null;
 let pinned = null;
 
-// 1. What is known of all pairs.
+// 1. What is known of all pairs and dialogues.
 
 function interval(estimate, show) {
   return `95 % interval ${show(estimate.low)} to ${show(estimate.high)}`;
@@ -18,7 +18,19 @@ function fact(title, value, note) {
     el('span', { class: 'small muted number' }, note));
 }
 
-function drawHistogram() {
+function here(some, total) {
+  return some.length < total ? `${some.length} of them are here` : 'all are here';
+}
+
+/** Which of a log's pairs and dialogues are on the page, where that is not all. */
+function selected() {
+  const which = (some, total, what, by) => (some.length < total ? `Of ${total} ${what}, ${some.length} are on this page: the ${sizes.lowest} with the `
+    + `lowest ${by}, the ${sizes.highest} with the highest, and ${sizes.between} drawn at random from those between. ` : '');
+  const text = which(pairs, summary.pairs, 'pairs', 'margins') + which(dialogues, summary.dialogues, 'dialogues', 'implicit returns');
+  return text ? el('p', { class: 'small muted' }, text, 'Order, filter and search know no others.') : '';
+}
+
+function drawHistogram(histogram, title, what) {
   const { counts, low, high } = histogram;
   const most = Math.max(...counts);
   const middle = (counts.length - 1) / 2;
@@ -27,11 +39,11 @@ function drawHistogram() {
     const from = low + ((high - low) * at) / counts.length;
     const to = low + ((high - low) * (at + 1)) / counts.length;
     return el('svg:rect', { x: 1 + at * 6, width: 5, y: 41 - height, height, class: at < middle ? 'less' : at > middle ? 'more' : null },
-      el('svg:title', {}, `${count} pairs with margins from ${number(from)} to ${number(to)}`));
+      el('svg:title', {}, `${count} ${what} from ${number(from)} to ${number(to)}`));
   });
   const width = counts.length * 6 + 1;
-  return el('div', { class: 'fact' }, el('span', { class: 'small muted' }, 'Margins of all pairs; left of the line the rejected side wins'),
-    el('svg:svg', { class: 'histogram', viewBox: `0 0 ${width} 50`, role: 'img', 'aria-label': 'Histogram of margins' }, bars,
+  return el('div', { class: 'fact' }, el('span', { class: 'small muted' }, title),
+    el('svg:svg', { class: 'histogram', viewBox: `0 0 ${width} 50`, role: 'img', 'aria-label': title }, bars,
       el('svg:line', { x1: width / 2, x2: width / 2, y1: 0, y2: 46, 'stroke-width': 1, 'stroke-dasharray': '2 2' })));
 }
 
@@ -42,40 +54,65 @@ function head() {
         + `A token’s implicit reward is β log π/π_ref with β = ${data.beta}: how much better the dialogue stands after it.`)),
     themeSwitch()),
     el('div', { class: 'facts' },
-      fact('Chosen side wins', percent(summary.accuracy.mean), interval(summary.accuracy, percent)),
-      summary.margin && fact('Mean margin', number(summary.margin.mean, 3, true), interval(summary.margin, (x) => number(x, 3))),
-      fact('Pairs', String(summary.pairs), data.pairs.length < summary.pairs ? `the ${data.pairs.length} most surprising are here` : 'all are here'),
-      drawHistogram(),
+      summary.pairs > 0 && [
+        fact('Chosen side wins', percent(summary.accuracy.mean), interval(summary.accuracy, percent)),
+        fact('Mean margin', number(summary.margin.mean, 3, true), interval(summary.margin, (x) => number(x, 3))),
+        fact('Pairs', String(summary.pairs), here(pairs, summary.pairs)),
+        drawHistogram(data.margins, 'Margins of all pairs; left of the line the rejected side wins', 'pairs with margins'),
+      ],
+      summary.dialogues > 0 && [
+        fact('Mean implicit return', number(summary.return.mean, 3, true), interval(summary.return, (x) => number(x, 3))),
+        fact('Dialogues', String(summary.dialogues), here(dialogues, summary.dialogues)),
+        drawHistogram(data.returns, 'Implicit returns of all dialogues; the line is at 0', 'dialogues with returns'),
+      ],
       el('div', { class: 'fact' }, el('span', { class: 'small muted' }, 'Implicit reward of a token'),
         el('div', { class: 'legend number' }, el('span', {}, `≤ ${number(-scale)}`), el('span', { class: 'ramp' }), el('span', {}, `≥ ${number(scale)}`)))),
+    selected(),
   ];
 }
 
-// 2. The list of pairs.
+// 2. The list of pairs and dialogues.
+
+const all = [...pairs, ...dialogues];
+const isPair = (example) => example.dialogue === undefined;
+const nameOf = (example) => `${isPair(example) ? 'Pair' : 'Dialogue'} ${example.index}`;
+const sidesOf = (example) => (isPair(example) ? [example.chosen, example.rejected] : [example.dialogue]);
+/** What examples are ordered by: a pair's margin, a dialogue's implicit return. */
+const worth = (example) => (isPair(example) ? example.margin : example.dialogue.return);
+/** Margins and returns are not compared with each other: pairs come first. */
+const byKind = (compare) => (a, b) => isPair(b) - isPair(a) || compare(worth(a), worth(b));
 
 const orders = {
-  surprising: ['Most surprising first', (a, b) => a.margin - b.margin],
-  close: ['Closest first', (a, b) => Math.abs(a.margin) - Math.abs(b.margin)],
-  sure: ['Surest first', (a, b) => b.margin - a.margin],
+  surprising: [pairs.length ? 'Most surprising first' : 'Lowest first', byKind((a, b) => a - b)],
+  close: [pairs.length ? 'Closest first' : 'Closest to 0 first', byKind((a, b) => Math.abs(a) - Math.abs(b))],
+  sure: [pairs.length ? 'Surest first' : 'Highest first', byKind((a, b) => b - a)],
   log: ['As in the log', (a, b) => a.index - b.index],
 };
-const wrong = data.pairs.map((pair) => pair.margin).filter((margin) => margin <= 0).sort((a, b) => a - b);
+const wrong = pairs.map(worth).filter((margin) => margin <= 0).sort((a, b) => a - b);
 // A margin as low as those of the worse half of the wrong pairs.
 const far = wrong.length ? wrong[Math.floor((wrong.length - 1) / 2)] : 0;
-const filters = {
-  all: [`All ${data.pairs.length}`, () => true],
-  wrong: [`Wrong: ${wrong.length}`, (pair) => pair.margin <= 0],
-  far: [`Wrong by ${number(-far)} or more`, (pair) => pair.margin <= far && pair.margin <= 0],
-  right: ['Right', (pair) => pair.margin > 0],
-};
+const filters = { all: [`All ${all.length}`, () => true] };
+if (pairs.length && dialogues.length) {
+  filters.pairs = [`Pairs: ${pairs.length}`, isPair];
+  filters.dialogues = [`Dialogues: ${dialogues.length}`, (example) => !isPair(example)];
+}
+if (pairs.length) {
+  filters.wrong = [`Wrong: ${wrong.length}`, (example) => isPair(example) && example.margin <= 0];
+  if (wrong.length) filters.far = [`Wrong by ${number(-far)} or more`, (example) => isPair(example) && example.margin <= far];
+  filters.right = [`Right: ${pairs.length - wrong.length}`, (example) => isPair(example) && example.margin > 0];
+}
+if (dialogues.length) {
+  filters.below = ['Return below 0', (example) => !isPair(example) && worth(example) < 0];
+  filters.above = ['Return above 0', (example) => !isPair(example) && worth(example) > 0];
+}
 
 function select(label, options, changed) {
   return el('select', { 'aria-label': label, onchange: changed },
     Object.entries(options).map(([value, [text]]) => el('option', { value }, text)));
 }
 
-const order = select('Order of the pairs', orders, refresh);
-const filter = select('Which pairs', filters, refresh);
+const order = select('Order', orders, refresh);
+const filter = select('Which ones', filters, refresh);
 const search = el('input', { type: 'search', placeholder: 'Words in the dialogue', 'aria-label': 'Words in the dialogue', oninput: refresh });
 const items = el('ol', { class: 'pairs' });
 const shown = el('article', {});
@@ -84,32 +121,32 @@ function textOf(stretch) {
   return stretch.tokens ? stretch.tokens.map((token) => token.text).join('') : stretch.text + (stretch.diverged ?? '');
 }
 
-function words(pair) {
-  pair.words ??= [pair.chosen, pair.rejected].map((s) => s.stretches.map(textOf).join(' ')).join(' ');
-  return pair.words;
+function words(example) {
+  example.words ??= sidesOf(example).map((s) => s.stretches.map(textOf).join(' ')).join(' ');
+  return example.words;
 }
 
-/** The first words that tell a pair from others: those of the chosen side from where the two part. */
-function opening(pair) {
-  const { stretches } = pair.chosen;
-  const from = stretches.slice(pair.shared).find((stretch) => stretch.tokens) ?? stretches.find((stretch) => stretch.tokens);
+/** The first words that tell an example from others: of a pair those of the chosen side from where the two part. */
+function opening(example) {
+  const { stretches } = sidesOf(example)[0];
+  const from = stretches.slice(example.shared ?? 0).find((stretch) => stretch.tokens) ?? stretches.find((stretch) => stretch.tokens);
   return from ? textOf(from).replace(/<\|[^|<>]+\|>/g, '').trim().slice(0, 80) : '';
 }
 
 function refresh() {
   const looked = search.value.trim().toLowerCase();
-  list = data.pairs
+  list = all
     .filter(filters[filter.value][1])
-    .filter((pair) => looked === '' || words(pair).toLowerCase().includes(looked))
+    .filter((example) => looked === '' || words(example).toLowerCase().includes(looked))
     .sort(orders[order.value][1]);
-  items.replaceChildren(...list.map((pair) => el('li', {},
-    el('button', { type: 'button', 'data-index': pair.index, onclick: () => show(pair) },
-      el('span', {}, `Pair ${pair.index}`), el('span', { class: `number ${side(pair.margin)}` }, number(pair.margin, 2, true)),
-      el('span', { class: 'words small' }, opening(pair))))));
+  items.replaceChildren(...list.map((example) => el('li', {},
+    el('button', { type: 'button', 'data-index': example.index, onclick: () => show(example) },
+      el('span', {}, nameOf(example)), el('span', { class: `number ${side(worth(example))}` }, number(worth(example), 2, true)),
+      el('span', { class: 'words small' }, opening(example))))));
   show(list.includes(current) ? current : list[0]);
 }
 
-// 3. One pair.
+// 3. One pair or dialogue.
 
 const ROLES = /^(system|developer|user|assistant|tool|function|environment|human|gpt|model)\s*$/i;
 
@@ -180,8 +217,9 @@ function rows(stretches, most) {
   });
 }
 
-function column(name, scored, pair, most) {
-  const [first, ...rest] = scored.stretches.slice(pair.shared);
+/** A dialogue from stretch number `shared` on. */
+function column(name, scored, shared, most) {
+  const [first, ...rest] = scored.stretches.slice(shared);
   // Where the sides part while the agent reads, what it read until then is both's.
   const begins = first?.diverged === undefined ? rows(first ? [first] : [], most)
     : readRows(first.diverged, messages(first.text).at(-1)?.role, parting());
@@ -198,30 +236,34 @@ function together(pair, most) {
   return shared.length ? el('section', { class: 'together', 'aria-label': 'Both begin' }, el('h3', {}, 'Both begin'), shared) : '';
 }
 
-function verdict(pair) {
-  if (pair.margin > 0) return `The models agree with the log: the chosen side’s implicit return is higher by ${number(pair.margin)}.`;
-  if (pair.margin < 0) return `The models disagree with the log: the rejected side’s implicit return is higher by ${number(-pair.margin)}.`;
+function verdict(example) {
+  if (!isPair(example)) return `Its implicit return is ${number(worth(example), 2, true)}: the sum over the agent’s turns.`;
+  if (example.margin > 0) return `The models agree with the log: the chosen side’s implicit return is higher by ${number(example.margin)}.`;
+  if (example.margin < 0) return `The models disagree with the log: the rejected side’s implicit return is higher by ${number(-example.margin)}.`;
   return 'Both sides have the same implicit return.';
 }
 
-function show(pair) {
+function show(example) {
   hide();
-  current = pair ?? null;
-  if (!pair) {
-    shown.replaceChildren(el('p', { class: 'empty' }, 'No pair is like that.'));
+  current = example ?? null;
+  if (!example) {
+    shown.replaceChildren(el('p', { class: 'empty' }, 'Nothing is like that.'));
     return;
   }
-  const most = Math.max(...[pair.chosen, pair.rejected].flatMap((s) => s.stretches).map((s) => Math.abs(s.sum ?? 0)));
-  const at = list.indexOf(pair);
+  const most = Math.max(...sidesOf(example).flatMap((s) => s.stretches).map((s) => Math.abs(s.sum ?? 0)));
+  const at = list.indexOf(example);
   const turn = (text, to, label) => el('button', { type: 'button', disabled: !list[to], 'aria-label': label, onclick: () => show(list[to]) }, text);
+  const dialogue = isPair(example)
+    ? [together(example, most), el('div', { class: 'sides' }, column('Chosen', example.chosen, example.shared, most),
+      column('Rejected', example.rejected, example.shared, most))]
+    : [el('div', { class: 'sides alone' }, column('Dialogue', example.dialogue, 0, most))];
   shown.replaceChildren(
-    el('header', {}, el('h2', {}, `Pair ${pair.index}`),
-      el('div', { class: 'turn-over' }, turn('← Previous', at - 1, 'Previous pair'), turn('Next →', at + 1, 'Next pair'))),
-    el('p', { class: `verdict ${side(pair.margin)}` }, verdict(pair)),
-    together(pair, most),
-    el('div', { class: 'sides' }, column('Chosen', pair.chosen, pair, most), column('Rejected', pair.rejected, pair, most)));
+    el('header', {}, el('h2', {}, nameOf(example)),
+      el('div', { class: 'turn-over' }, turn('← Previous', at - 1, 'Previous one'), turn('Next →', at + 1, 'Next one'))),
+    el('p', { class: `verdict ${side(worth(example))}` }, verdict(example)),
+    ...dialogue);
   for (const button of items.querySelectorAll('button')) {
-    if (Number(button.dataset.index) === pair.index) button.setAttribute('aria-current', 'true');
+    if (Number(button.dataset.index) === example.index) button.setAttribute('aria-current', 'true');
     else button.removeAttribute('aria-current');
   }
 }
@@ -317,8 +359,8 @@ addEventListener('scroll', () => { if (!pinned) hide(); }, { passive: true });
 
 main.append(...head(),
   el('div', { class: 'layout' },
-    el('nav', { class: 'choose', 'aria-label': 'Pairs' }, el('div', { class: 'controls' }, order, filter, search), items,
-      el('p', { class: 'small muted' }, 'Keys: j and k turn over pairs; arrows walk along tokens.')),
+    el('nav', { class: 'choose', 'aria-label': 'Pairs and dialogues' }, el('div', { class: 'controls' }, order, filter, search), items,
+      el('p', { class: 'small muted' }, 'Keys: j and k turn over; arrows walk along tokens.')),
     shown),
   numbers);
 refresh();

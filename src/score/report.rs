@@ -1,41 +1,131 @@
-//! The page on which a person reads scored pairs.
+//! The page on which a person reads scored pairs and dialogues.
 
 use std::io::Write;
 
 use anyhow::Result;
 use serde::Serialize;
 use socratiq_agents::chat::Tokenizer;
+use socratiq_envs::{RunSeed, Stream};
 
-use super::{Models, Scored, ScoredPair, Summary};
+use super::{Models, Scored, ScoredDialogue, ScoredExample, ScoredPair, Summary};
 use crate::page::Page;
 
-/// The pairs that a page shows: as many as a browser turns over without waiting.
+/// The pairs, and likewise the dialogues, that a page shows: as many as a browser turns over without waiting.
 pub const SHOWN: usize = 100;
 /// The alternatives that a page shows of a token.
 pub const ALTERNATIVES: usize = 5;
 
-/// The pairs of a log with the lowest margins: those that the models get most wrong.
-#[derive(Debug, Default)]
-pub struct Lowest(Vec<ScoredPair>);
+/// The numbers of all examples of a log, and some examples to show: of the pairs those with the lowest margins,
+/// where the models disagree with the log most, fewer with the highest, and a sample of those between; the same
+/// of the dialogues by their implicit returns.
+#[derive(Debug)]
+pub struct Selection {
+    sizes: Sizes,
+    stream: Stream,
+    margins: Vec<f64>,
+    returns: Vec<f64>,
+    pairs: Spread<ScoredPair>,
+    dialogues: Spread<ScoredDialogue>,
+}
 
-impl Lowest {
-    /// Keeps `pair` as long as it is among the lowest.
-    pub fn push(&mut self, pair: ScoredPair) {
-        self.0.push(pair);
-        if self.0.len() >= 2 * SHOWN {
-            self.cut();
+/// How many are kept from where.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Sizes {
+    lowest: usize,
+    highest: usize,
+    between: usize,
+}
+
+impl Selection {
+    /// Nothing yet, and at most `shown` pairs and as many dialogues to come.
+    pub fn new(shown: usize) -> Self {
+        let sizes = Sizes {
+            lowest: shown / 2,
+            highest: shown / 4,
+            between: shown - shown / 2 - shown / 4,
+        };
+        Self {
+            sizes,
+            // A fixed seed: the same log has the same page.
+            stream: RunSeed(0).stream("page"),
+            margins: Vec::new(),
+            returns: Vec::new(),
+            pairs: Spread::default(),
+            dialogues: Spread::default(),
         }
     }
 
-    fn cut(&mut self) {
-        self.0.sort_by(|a, b| a.margin().total_cmp(&b.margin()));
-        self.0.truncate(SHOWN);
+    /// Counts an example, and keeps it as long as it is one to show.
+    pub fn push(&mut self, example: ScoredExample) {
+        let (sizes, stream) = (self.sizes, &mut self.stream);
+        match example {
+            ScoredExample::Pair(pair) => {
+                let margin = pair.margin();
+                self.margins.push(margin);
+                self.pairs.push(margin, pair, sizes, stream);
+            }
+            ScoredExample::Dialogue(dialogue) => {
+                let return_ = dialogue.dialogue.credit.total();
+                self.returns.push(return_);
+                self.dialogues.push(return_, dialogue, sizes, stream);
+            }
+        }
     }
 
-    /// The pairs, lowest margin first.
-    pub fn into_pairs(mut self) -> Vec<ScoredPair> {
-        self.cut();
-        self.0
+    /// How many examples there were.
+    pub fn num_examples(&self) -> usize {
+        self.margins.len() + self.returns.len()
+    }
+
+    /// The summary of all examples.
+    pub fn summary(&self) -> Summary {
+        Summary::new(&self.margins, &self.returns)
+    }
+}
+
+/// Examples from both ends of an order and from between, each list with its rank ascending.
+#[derive(Debug)]
+struct Spread<T> {
+    lowest: Vec<(f64, T)>,
+    highest: Vec<(f64, T)>,
+    between: Vec<(f64, T)>,
+}
+
+impl<T> Default for Spread<T> {
+    fn default() -> Self {
+        Self {
+            lowest: Vec::new(),
+            highest: Vec::new(),
+            between: Vec::new(),
+        }
+    }
+}
+
+impl<T> Spread<T> {
+    /// What one list has no room for is the next one's. Whoever comes to the last one draws a number once, so
+    /// that those with the smallest are a fair sample.
+    fn push(&mut self, number: f64, example: T, sizes: Sizes, stream: &mut Stream) {
+        let spare = keep(&mut self.lowest, number, example, sizes.lowest)
+            .and_then(|(number, example)| keep(&mut self.highest, -number, example, sizes.highest));
+        if let Some((_, example)) = spare {
+            keep(&mut self.between, stream.unit(), example, sizes.between);
+        }
+    }
+
+    /// All that are kept.
+    fn examples(&self) -> impl Iterator<Item = &T> {
+        let lists = [&self.lowest, &self.between, &self.highest];
+        lists.into_iter().flatten().map(|(_, example)| example)
+    }
+}
+
+/// Adds to a list of at most `size`; returns the one of the highest rank if that is too many.
+fn keep<T>(list: &mut Vec<(f64, T)>, rank: f64, example: T, size: usize) -> Option<(f64, T)> {
+    let place = list.partition_point(|(other, _)| other.total_cmp(&rank).is_le());
+    list.insert(place, (rank, example));
+    match list.len() > size {
+        true => list.pop(),
+        false => None,
     }
 }
 
@@ -50,27 +140,38 @@ pub struct Source {
     pub reference: String,
 }
 
-/// Writes the page of `pairs`, which are some of those with these `margins`.
+/// Writes the page of a selection.
 ///
 /// # Errors
 /// When `out` fails.
 pub fn write(
     models: &Models,
-    pairs: &[ScoredPair],
-    margins: &[f64],
+    selection: &Selection,
     source: &Source,
     out: &mut impl Write,
 ) -> Result<()> {
     let tokenizer = models.codec().tokenizer();
+    let (pairs, dialogues) = (&selection.pairs, &selection.dialogues);
+    let sides = pairs.examples().flat_map(ScoredPair::sides);
+    let alone = dialogues.examples().map(|dialogue| &dialogue.dialogue);
     let data = Data {
         source,
         beta: models.beta,
-        summary: Summary::new(margins),
-        histogram: Histogram::new(margins),
-        scale: scale(pairs),
+        summary: selection.summary(),
+        margins: Histogram::new(&selection.margins),
+        returns: Histogram::new(&selection.returns),
+        scale: scale(sides.chain(alone)),
+        sizes: selection.sizes,
         pairs: pairs
-            .iter()
-            .map(|pair| Shown::new(pair, tokenizer))
+            .examples()
+            .map(|pair| ShownPair::new(pair, tokenizer))
+            .collect(),
+        dialogues: dialogues
+            .examples()
+            .map(|dialogue| ShownDialogue {
+                index: dialogue.index,
+                dialogue: Side::new(&dialogue.dialogue, None, tokenizer),
+            })
             .collect(),
     };
     let page = Page {
@@ -86,13 +187,17 @@ struct Data<'a> {
     source: &'a Source,
     beta: f64,
     summary: Summary,
-    histogram: Histogram,
+    /// Of all pairs and of all dialogues, not only of those on the page.
+    margins: Histogram,
+    returns: Histogram,
     /// The implicit reward that has the strongest colour.
     scale: f64,
-    pairs: Vec<Shown>,
+    sizes: Sizes,
+    pairs: Vec<ShownPair>,
+    dialogues: Vec<ShownDialogue>,
 }
 
-/// How many margins lie in each of some stretches of equal width.
+/// How many numbers lie in each of some stretches of equal width.
 #[derive(Serialize)]
 struct Histogram {
     low: f64,
@@ -104,14 +209,14 @@ const BINS: usize = 41;
 
 impl Histogram {
     /// Symmetric around 0, so that the middle bin holds the ties.
-    fn new(margins: &[f64]) -> Self {
-        let reach = margins
+    fn new(numbers: &[f64]) -> Self {
+        let reach = numbers
             .iter()
-            .fold(0.0_f64, |reach, margin| reach.max(margin.abs()))
+            .fold(0.0_f64, |reach, number| reach.max(number.abs()))
             .max(f64::MIN_POSITIVE);
         let mut counts = vec![0; BINS];
-        for margin in margins {
-            let place = f64::midpoint(margin / reach, 1.0) * BINS as f64;
+        for number in numbers {
+            let place = f64::midpoint(number / reach, 1.0) * BINS as f64;
             counts[(place as usize).min(BINS - 1)] += 1;
         }
         Self {
@@ -123,11 +228,9 @@ impl Histogram {
 }
 
 /// The size that 2 % of the implicit rewards exceed, so that a few extremes do not pale all others.
-fn scale(pairs: &[ScoredPair]) -> f64 {
-    let mut sizes: Vec<f64> = pairs
-        .iter()
-        .flat_map(ScoredPair::sides)
-        .flat_map(|side| side.credit.implicit_reward.iter().flatten())
+fn scale<'a>(dialogues: impl Iterator<Item = &'a Scored>) -> f64 {
+    let mut sizes: Vec<f64> = dialogues
+        .flat_map(|dialogue| dialogue.credit.implicit_reward.iter().flatten())
         .map(|reward| reward.abs())
         .collect();
     sizes.sort_by(f64::total_cmp);
@@ -137,13 +240,19 @@ fn scale(pairs: &[ScoredPair]) -> f64 {
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct ShownPair {
     index: usize,
     margin: f64,
     /// Stretches that both sides begin with.
     shared: usize,
     chosen: Side,
     rejected: Side,
+}
+
+#[derive(Serialize)]
+struct ShownDialogue {
+    index: usize,
+    dialogue: Side,
 }
 
 #[derive(Serialize)]
@@ -189,7 +298,7 @@ struct Token {
     others: Vec<(String, f64, f64)>,
 }
 
-impl Shown {
+impl ShownPair {
     fn new(pair: &ScoredPair, tokenizer: &Tokenizer) -> Self {
         let [chosen, rejected] = pair.sides().map(Scored::ids);
         let parted = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b);
@@ -311,4 +420,59 @@ fn spell(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<String> {
         }
     }
     texts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::example::Completion;
+    use socratiq_agents::credit::Credit;
+
+    fn dialogue(index: usize, return_: f64) -> ScoredExample {
+        let credit = Credit {
+            implicit_reward: vec![Some(return_)],
+            running: vec![return_],
+        };
+        ScoredExample::Dialogue(ScoredDialogue {
+            index,
+            dialogue: Scored {
+                completion: Completion::default(),
+                logprob: vec![None],
+                reference_logprob: vec![None],
+                credit,
+                choices: Vec::new(),
+            },
+        })
+    }
+
+    /// The returns of what is selected of `returns`, in the page's order.
+    fn selected(returns: &[usize]) -> Vec<usize> {
+        let mut selection = Selection::new(8);
+        for (index, return_) in returns.iter().enumerate() {
+            selection.push(dialogue(index, *return_ as f64));
+        }
+        assert_eq!(selection.num_examples(), returns.len());
+        assert_eq!(selection.summary().dialogues, returns.len());
+        let shown = selection.dialogues.examples();
+        shown.map(|d| d.dialogue.credit.total() as usize).collect()
+    }
+
+    #[test]
+    fn both_ends_are_selected_and_a_sample_between() {
+        // 0 to 40 in three orders; 7 and 41 have no factor in common.
+        let shuffled: Vec<usize> = (0..41).map(|at| at * 7 % 41).collect();
+        let (up, down) = ((0..41).collect(), (0..41).rev().collect());
+        for returns in [shuffled, up, down] {
+            let shown = selected(&returns);
+            assert_eq!(shown[..4], [0, 1, 2, 3]);
+            assert_eq!(shown[6..], [40, 39]);
+            assert!(shown[4..6].iter().all(|between| (4..39).contains(between)));
+            assert_ne!(shown[4], shown[5]);
+        }
+        // Where there is room for all, all are there.
+        let mut shown = selected(&[5, 3, 8, 1, 9, 2, 7, 4]);
+        shown.sort_unstable();
+        assert_eq!(shown, [1, 2, 3, 4, 5, 7, 8, 9]);
+        assert!(selected(&[]).is_empty());
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use socratiq::agents::LanguageModel;
@@ -10,10 +9,9 @@ use socratiq::agents::chat::{ChatCodec, Tokenizer};
 use socratiq::agents::model::{Adapters, Batch, Decoder, LoraConfig, Tape, Targets, Weights};
 use socratiq::envs::{RunSeed, Stream};
 use socratiq::logs::{self, Record};
-use socratiq::objective::{Kind, Objective};
-use socratiq::score::{Models, ScoredPair, Scorer, Summary};
-use socratiq::train::config::{NewModel, TooLong};
-use socratiq::train::example::{Encoder, Example};
+use socratiq::score::{Encoding, Models, ScoredExample, ScoredPair, Scorer, Summary};
+use socratiq::train::config::NewModel;
+use socratiq::train::example::Example;
 
 use crate::support::{assert_close, fails, succeeds};
 
@@ -117,17 +115,24 @@ fn prefs(folder: &Path) -> PathBuf {
     path
 }
 
-fn examples(path: &Path, codec: &Arc<ChatCodec>) -> Vec<Example> {
-    let objective = Objective::new(Kind::Dpo);
-    let encoder = Encoder::new(codec.clone(), &objective, 256, TooLong::Refuse);
+fn examples(path: &Path, models: &Models) -> Vec<Example> {
+    let encoding = Encoding::new(models);
     let records: Vec<Record> = logs::open(path, None)
         .unwrap()
         .flat_map(|row| row.unwrap().records)
         .collect();
     records
         .iter()
-        .flat_map(|record| encoder.encode(record).unwrap())
+        .flat_map(|record| encoding.encode(record).unwrap())
         .collect()
+}
+
+fn pairs_of(scored: Vec<ScoredExample>) -> Vec<ScoredPair> {
+    let pair = |example| match example {
+        ScoredExample::Pair(pair) => pair,
+        ScoredExample::Dialogue(dialogue) => panic!("{} is no pair", dialogue.index),
+    };
+    scored.into_iter().map(pair).collect()
 }
 
 fn open(path: &Path) -> LanguageModel {
@@ -155,9 +160,9 @@ fn numbers_are_those_of_whole_rows_of_logits() {
     let folder = tempfile::tempdir().unwrap();
     let [policy, reference] =
         ["policy", "reference"].map(|name| open(&model(folder.path(), name, &CHATML)));
-    let pairs = examples(&prefs(folder.path()), &policy.codec);
     let models = Models::new(policy.clone(), Some(reference.clone()), BETA).unwrap();
-    let scored = Scorer::new(models).score(&pairs, 7, Some(3)).unwrap();
+    let pairs = examples(&prefs(folder.path()), &models);
+    let scored = pairs_of(Scorer::new(models).score(&pairs, 7, Some(3)).unwrap());
     assert_eq!(scored.len(), 3);
     for (offset, pair) in scored.iter().enumerate() {
         assert_eq!(pair.index, 7 + offset);
@@ -220,37 +225,37 @@ fn a_pair_has_the_same_numbers_alone_and_in_company() {
         Models::new(policy, Some(reference), BETA).unwrap()
     };
     let mut scorer = Scorer::new(models());
-    let pairs = examples(&prefs(folder.path()), scorer.models().codec());
-    let together = scorer.score(&pairs, 0, None).unwrap();
+    let pairs = examples(&prefs(folder.path()), scorer.models());
+    let together = pairs_of(scorer.score(&pairs, 0, None).unwrap());
     for (index, pair) in pairs.iter().enumerate() {
-        let alone: Vec<ScoredPair> = scorer
-            .score(std::slice::from_ref(pair), index, None)
-            .unwrap();
+        let alone = scorer.score(std::slice::from_ref(pair), index, None);
+        let alone = pairs_of(alone.unwrap());
         assert_close(alone[0].margin(), together[index].margin(), 1e-5);
     }
 }
 
-/// Runs the command on a run with adapters; returns the lines, the summary and the page.
+/// Runs the command on a run with adapters and pairs; returns the lines, the summary and the page.
 fn score(folder: &Path, arguments: &[&str]) -> (Vec<Value>, Value, String) {
+    let data = prefs(folder);
+    score_logs(folder, &[&data], arguments)
+}
+
+fn score_logs(folder: &Path, data: &[&Path], arguments: &[&str]) -> (Vec<Value>, Value, String) {
     let base = model(folder, "base", &CHATML);
     let run = run(folder, &base);
-    let (data, out, html) = (
-        prefs(folder),
-        folder.join("scores.jsonl"),
-        folder.join("page.html"),
-    );
+    let (out, html) = (folder.join("scores.jsonl"), folder.join("page.html"));
     let fixed = [
         "score",
         "--model",
         text(&run),
-        "--data",
-        text(&data),
         "--out",
         text(&out),
         "--html",
         text(&html),
+        "--data",
     ];
-    let printed = succeeds(&[&fixed[..], arguments].concat(), "");
+    let data: Vec<&str> = data.iter().copied().map(text).collect();
+    let printed = succeeds(&[&fixed[..], &data, arguments].concat(), "");
     let lines = fs::read_to_string(&out).unwrap();
     (
         lines
@@ -290,7 +295,9 @@ fn lines_are_as_the_contract_says() {
                     "logprob",
                     "reference_logprob",
                     "implicit_reward",
-                    "return"
+                    "return",
+                    "value",
+                    "turns"
                 ]
             );
             let count = side["ids"].as_array().unwrap().len();
@@ -300,22 +307,37 @@ fn lines_are_as_the_contract_says() {
                 "logprob",
                 "reference_logprob",
                 "implicit_reward",
+                "value",
             ] {
                 assert_eq!(side[name].as_array().unwrap().len(), count, "{name}");
             }
             assert!(side["logprob"][0].is_null() && side["reference_logprob"][0].is_null());
-            let mut sum = 0.0;
+            // Turns: their first tokens, how many there are, and the sums.
+            let (mut sum, mut turns) = (0.0, Vec::<(usize, usize, f64)>::new());
             for at in 0..count {
                 let reward = &side["implicit_reward"][at];
-                if side["action"][at] == 0 {
-                    assert!(reward.is_null());
-                    continue;
-                }
                 let number = |name: &str| side[name][at].as_f64().unwrap();
-                // β is the run's.
-                let ratio = number("logprob") - number("reference_logprob");
-                assert_close(reward.as_f64().unwrap(), BETA * ratio, 1e-12);
-                sum += BETA * ratio;
+                if side["action"][at] == 1 {
+                    // β is the run's.
+                    let ratio = number("logprob") - number("reference_logprob");
+                    assert_close(reward.as_f64().unwrap(), BETA * ratio, 1e-12);
+                    sum += BETA * ratio;
+                    match turns.last_mut().filter(|turn| turn.0 + turn.1 == at) {
+                        Some(turn) => *turn = (turn.0, turn.1 + 1, turn.2 + BETA * ratio),
+                        None => turns.push((at, 1, BETA * ratio)),
+                    }
+                } else {
+                    assert!(reward.is_null());
+                }
+                assert_close(number("value"), sum, 1e-12);
+            }
+            let found = side["turns"].as_array().unwrap();
+            assert_eq!(found.len(), turns.len());
+            for (found, (start, num_tokens, sum)) in found.iter().zip(turns) {
+                assert_eq!(keys(found), ["start", "num_tokens", "implicit_reward"]);
+                assert_eq!(found["start"], start);
+                assert_eq!(found["num_tokens"], num_tokens);
+                assert_close(found["implicit_reward"].as_f64().unwrap(), sum, 1e-12);
             }
             assert_close(side["return"].as_f64().unwrap(), sum, 1e-12);
             assert!(sum != 0.0, "the adapters are on in one of the two");
@@ -337,7 +359,7 @@ fn lines_are_as_the_contract_says() {
     assert!(said.starts_with("Because<|im_end|>Then not "), "{said}");
     assert!(said.ends_with("<|im_end|>"), "{said}");
 
-    let expected = Summary::new(&margins);
+    let expected = Summary::new(&margins, &[]);
     assert_eq!(summary["pairs"], 3);
     assert_eq!(summary["accuracy"], json!(expected.accuracy));
     let margin = expected.margin.unwrap();
@@ -352,6 +374,126 @@ fn lines_are_as_the_contract_says() {
         (&summary["beta"], &summary["skipped"]),
         (&json!(BETA), &json!(0))
     );
+    assert_eq!(
+        (&summary["dialogues"], &summary["return"]),
+        (&json!(0), &Value::Null)
+    );
+}
+
+/// The data inside a page.
+fn data_of(page: &str) -> Value {
+    let data = page.split("type=\"application/json\">").nth(1).unwrap();
+    serde_json::from_str(data.split("</script>").next().unwrap()).unwrap()
+}
+
+#[test]
+fn single_dialogues_are_scored_like_sides_of_pairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, rows: &[Value]| {
+        let path = folder.path().join(name);
+        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+        fs::write(&path, lines.join("\n")).unwrap();
+        path
+    };
+    // The sides of the first two pairs as they are in other kinds of logs.
+    let liked = json!({"prompt": [user("Hi"), agent("Yes?"), user("Why?")],
+        "completion": [agent("Because"), user(HOSTILE), agent("Fine")]});
+    let disliked =
+        json!({"prompt": [user("A or B?")], "completion": [agent("B, of course")], "label": false});
+    let played = json!({"id": "", "env": "", "seed": 1, "return": 0.0, "ending": "terminated",
+        "messages": [user("Hi"), agent("Yes?"), user("Why?"), agent("Because"), user("No"), agent("Then not 🍜")]});
+    let pairs = prefs(folder.path());
+    let logs = [
+        write("demonstrations.jsonl", &[liked]),
+        write("feedback.jsonl", &[disliked]),
+        write("trajectories.jsonl", &[played]),
+    ];
+    let logs = [&*pairs, &*logs[0], &*logs[1], &*logs[2]];
+    let (lines, summary, page) = score_logs(folder.path(), &logs, &[]);
+    assert_eq!(lines.len(), 6);
+    let mut returns = Vec::new();
+    for (index, line) in lines.iter().enumerate().skip(3) {
+        assert_eq!(keys(line), ["index", "dialogue"]);
+        assert_eq!(line["index"], index);
+        assert_eq!(keys(&line["dialogue"]), keys(&lines[0]["chosen"]));
+        returns.push(line["dialogue"]["return"].as_f64().unwrap());
+    }
+    // 1. The same words have the same tokens and the same credit.
+    let same = |dialogue: &Value, side: &Value| {
+        for name in ["ids", "action"] {
+            assert_eq!(dialogue[name], side[name]);
+        }
+        let number = |value: &Value| value.as_f64().unwrap();
+        assert_close(number(&dialogue["return"]), number(&side["return"]), 1e-5);
+    };
+    same(&lines[3]["dialogue"], &lines[0]["chosen"]);
+    same(&lines[4]["dialogue"], &lines[1]["rejected"]);
+    // 2. A trajectory has no prompt: every turn of the agent has credit.
+    let (dialogue, side) = (&lines[5]["dialogue"], &lines[0]["rejected"]);
+    assert_eq!(dialogue["ids"], side["ids"]);
+    let turns = dialogue["turns"].as_array().unwrap();
+    assert_eq!(turns.len(), 3);
+    let later = side["turns"].as_array().unwrap();
+    for (own, other) in turns[1..].iter().zip(later) {
+        assert_eq!(own["start"], other["start"]);
+        let number = |turn: &Value| turn["implicit_reward"].as_f64().unwrap();
+        assert_close(number(own), number(other), 1e-5);
+    }
+    // 3. The summary tells pairs and dialogues apart.
+    assert_eq!(
+        (&summary["pairs"], &summary["dialogues"]),
+        (&json!(3), &json!(3))
+    );
+    let expected = Summary::new(&[], &returns).return_.unwrap();
+    for (name, value) in [
+        ("mean", expected.mean),
+        ("low", expected.low),
+        ("high", expected.high),
+    ] {
+        assert_close(summary["return"][name].as_f64().unwrap(), value, 1e-12);
+    }
+    // 4. The page has them alone.
+    let data = data_of(&page);
+    assert_eq!(data["pairs"].as_array().unwrap().len(), 3);
+    let shown = data["dialogues"].as_array().unwrap();
+    assert_eq!(shown.len(), 3);
+    for shown in shown {
+        assert_eq!(keys(shown), ["index", "dialogue"]);
+        let stretches = shown["dialogue"]["stretches"].as_array().unwrap();
+        let sums = stretches.iter().filter_map(|s| s["sum"].as_f64());
+        let return_ = shown["dialogue"]["return"].as_f64().unwrap();
+        assert_close(sums.sum(), return_, 1e-3);
+    }
+}
+
+#[test]
+fn a_log_without_pairs_has_a_summary_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("dialogues.jsonl");
+    let row = json!({"messages": [user("Q"), agent("A")]});
+    fs::write(&data, format!("{row}\n{row}\n")).unwrap();
+    let (lines, summary, page) = score_logs(folder.path(), &[&data], &["--alternatives", "1"]);
+    assert_eq!(
+        keys(&summary),
+        [
+            "pairs",
+            "accuracy",
+            "margin",
+            "dialogues",
+            "return",
+            "beta",
+            "skipped"
+        ]
+    );
+    assert_eq!(
+        (&summary["pairs"], &summary["dialogues"]),
+        (&json!(0), &json!(2))
+    );
+    assert!(summary["accuracy"].is_null() && summary["margin"].is_null());
+    let mean = summary["return"]["mean"].as_f64().unwrap();
+    assert_close(mean, lines[0]["dialogue"]["return"].as_f64().unwrap(), 1e-5);
+    assert!(lines[1]["dialogue"]["alternatives"].is_array());
+    assert_eq!(data_of(&page)["pairs"], json!([]));
 }
 
 #[test]
@@ -388,8 +530,7 @@ fn no_dialogue_breaks_out_of_the_page() {
     assert_eq!(page.matches("<script").count(), 2);
     assert!(!page.contains("<img") && !page.contains("<!--"));
     assert!(page.contains("default-src 'none'"));
-    let data = page.split("type=\"application/json\">").nth(1).unwrap();
-    let data: Value = serde_json::from_str(data.split("</script>").next().unwrap()).unwrap();
+    let data = data_of(&page);
     assert!(
         data.to_string().contains("alert(1)"),
         "what was said is shown"
