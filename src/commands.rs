@@ -12,6 +12,7 @@ pub(crate) mod play;
 pub(crate) mod quickstart;
 pub(crate) mod rollout;
 pub(crate) mod score;
+pub(crate) mod separate;
 pub(crate) mod shell;
 pub(crate) mod train;
 

@@ -15,6 +15,7 @@ use socratiq::train::progress::counter;
 use socratiq::write_whole;
 
 use super::logs::{Complaints, OnBadRow};
+use super::separate::separate;
 
 /// What is asked for.
 #[derive(Debug, clap::Args)]
@@ -57,10 +58,17 @@ const WINDOW: usize = 256;
 
 /// Scores every pair and dialogue of some logs, and prints how often the chosen side wins and what dialogues earn.
 pub(crate) fn score(options: &Options) -> Result<()> {
+    // 1. Nothing is lost.
+    let read: Vec<(&str, &Path)> = options.data.iter().map(|p| ("--data", &**p)).collect();
+    let page = options.html.as_deref().map(|path| ("--html", path));
+    let written: Vec<_> = [("--out", &*options.out)].into_iter().chain(page).collect();
+    separate(&read, &written)?;
+    // 2. The numbers.
     let models = Models::open(&options.model, options.reference.as_deref(), options.beta)?;
     let beta = models.beta;
     let mut scores = Scores::new(Scorer::new(models), options);
     let skipped = write_whole(&options.out, |out| scores.read(options, out))?;
+    // 3. What is told of them.
     let Scores {
         scorer, selection, ..
     } = scores;

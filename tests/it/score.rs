@@ -497,6 +497,45 @@ fn a_log_without_pairs_has_a_summary_of_its_own() {
 }
 
 #[test]
+fn no_file_is_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = prefs(folder.path());
+    let log = fs::read(&data).unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (out, html) = (path("scores.jsonl"), path("page.html"));
+    // No model is there: it is refused before anything is opened.
+    let check = |out: &Path, html: &Path, expected: &str| {
+        let arguments = [
+            "score",
+            "--model",
+            "no-model",
+            "--data",
+            text(&data),
+            "--out",
+            text(out),
+            "--html",
+            text(html),
+        ];
+        fails(&arguments, expected);
+        assert_eq!(fs::read(&data).unwrap(), log);
+    };
+    check(&data, &html, "--data and --out are the same file");
+    check(&out, &data, "--data and --html are the same file");
+    check(&out, &out, "--out and --html are the same file");
+    // By other names: in a folder that is yet to be made, and where it is a link.
+    let detour = path("new/../scores.jsonl");
+    check(&out, &detour, "--out and --html are the same file");
+    #[cfg(unix)]
+    {
+        let link = path("link.jsonl");
+        std::os::unix::fs::symlink(&data, &link).unwrap();
+        check(&link, &html, "--data and --out are the same file");
+        assert!(link.is_symlink());
+    }
+    check(&out, &html, "no-model");
+}
+
+#[test]
 fn alternatives_are_there_where_they_are_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let (lines, _, _) = score(folder.path(), &["--alternatives", "2"]);
