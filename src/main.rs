@@ -71,7 +71,7 @@ enum Command {
         after_help = "Example: socratiq train configs/quickstart/dpo.toml --set out=runs/example"
     )]
     Train(commands::train::Options),
-    /// Say which tokens and turns of preference pairs earned what: as data, and as a page to look at
+    /// Say which tokens and turns of pairs and dialogues earned what: as data, and as a page to look at
     #[command(
         after_help = "Example: socratiq score --model runs/example --data prefs.jsonl --out scores.jsonl --html credit.html"
     )]

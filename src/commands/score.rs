@@ -32,8 +32,8 @@ pub(crate) struct Options {
     /// The file for one JSON line per pair, or per dialogue that is in none; there whole or not at all
     #[arg(long)]
     out: PathBuf,
-    /// The file for a page to look at, token by token: 100 pairs and 100 dialogues, most of them the worst and the
-    /// best
+    /// The file for a page to look at, token by token: at most 100 pairs and 100 dialogues, of the lowest, of the
+    /// highest, and a sample between
     #[arg(long)]
     html: Option<PathBuf>,
     /// β of the implicit rewards; if left out, that of the run
