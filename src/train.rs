@@ -15,6 +15,7 @@ pub mod preview;
 pub mod probe;
 pub mod progress;
 pub mod reference;
+pub mod rows;
 pub mod run_directory;
 pub mod schedule;
 mod start;

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use indicatif::ProgressBar;
 use serde_json::json;
-use socratiq::agents::kernels::parallel;
-use socratiq::logs::{self, BadRow, Format, LogError};
+use socratiq::logs::{Format, LogError, Record};
 use socratiq::score::report::{self, Selection, Source};
 use socratiq::score::{Encoding, Lines, Models, Scorer};
 use socratiq::train::example::{Completion, Example};
 use socratiq::train::progress::counter;
+use socratiq::train::rows::each_encoded;
 use socratiq::write_whole;
 
 use super::logs::{Complaints, OnBadRow};
@@ -52,9 +52,6 @@ pub(crate) struct Options {
 
 /// Tokens that are computed in one pass.
 const TOKENS_PER_BATCH: usize = 4096;
-
-/// Rows that are encoded side by side.
-const WINDOW: usize = 256;
 
 /// Scores every pair and dialogue of some logs, and prints how often the chosen side wins and what dialogues earn.
 pub(crate) fn score(options: &Options) -> Result<()> {
@@ -141,53 +138,33 @@ impl Scores {
     ) -> Result<()> {
         let encoding = Encoding::new(self.scorer.models());
         let (mut waiting, mut tokens) = (Vec::new(), 0);
-        let mut rows = logs::open(path, options.format)?;
-        loop {
-            let window: Vec<_> = rows.by_ref().take(WINDOW).collect();
-            if window.is_empty() {
-                break;
-            }
-            let encoded = parallel::map(window.len(), |index| {
-                let records = window[index].as_ref().map(|row| &*row.records);
-                let records = records.unwrap_or_default().iter();
-                records
-                    .map(|record| encoding.encode(record))
-                    .collect::<Result<Vec<_>, _>>()
-            });
-            for (row, encoded) in window.into_iter().zip(encoded) {
-                let examples = row.and_then(|row| {
-                    encoded.map_err(|error| LogError::BadRow {
-                        path: path.to_owned(),
-                        row: unusable(row.line, &error),
-                    })
-                });
-                match examples {
-                    Ok(examples) => {
-                        for example in examples.into_iter().flatten() {
-                            let size = example.completions.iter().map(Completion::num_tokens);
-                            let size: usize = size.sum();
-                            if tokens + size > TOKENS_PER_BATCH {
-                                self.score(&waiting, out)?;
-                                bar.inc(waiting.len() as u64);
-                                waiting.clear();
-                                tokens = 0;
-                            }
-                            waiting.push(example);
-                            tokens += size;
-                        }
-                    }
-                    Err(LogError::BadRow { path, row }) if options.on_bad_row == OnBadRow::Skip => {
-                        complaints.add(&path, &row)?;
-                    }
-                    Err(error @ LogError::BadRow { .. }) => {
-                        return Err(anyhow::Error::new(error).context(
-                            "nothing is written (--on-bad-row skip leaves bad rows out)",
-                        ));
-                    }
-                    Err(error) => return Err(error.into()),
+        let encode = |record: &Record| encoding.encode(record);
+        each_encoded(path, options.format, encode, |row| {
+            let examples = match row {
+                Ok((_, examples)) => examples,
+                Err(LogError::BadRow { path, row }) if options.on_bad_row == OnBadRow::Skip => {
+                    return Ok(complaints.add(&path, &row)?);
                 }
+                Err(error @ LogError::BadRow { .. }) => {
+                    return Err(anyhow::Error::new(error)
+                        .context("nothing is written (--on-bad-row skip leaves bad rows out)"));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            for example in examples {
+                let size = example.completions.iter().map(Completion::num_tokens);
+                let size: usize = size.sum();
+                if tokens + size > TOKENS_PER_BATCH {
+                    self.score(&waiting, out)?;
+                    bar.inc(waiting.len() as u64);
+                    waiting.clear();
+                    tokens = 0;
+                }
+                waiting.push(example);
+                tokens += size;
             }
-        }
+            Ok(())
+        })?;
         self.score(&waiting, out)
     }
 
@@ -207,15 +184,5 @@ impl Scores {
             self.selection.push(example);
         }
         Ok(())
-    }
-}
-
-/// A row that is no dialogue, or pair of dialogues, that both models can read.
-fn unusable(line: usize, error: &dyn std::error::Error) -> BadRow {
-    BadRow {
-        line,
-        field: "/".to_owned(),
-        problem: format!("the models cannot read it: {error}"),
-        remedy: "mend it, or leave it out".to_owned(),
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use socratiq_agents::model::{Keep, LoraConfig, ModelConfig};
 
 use super::schedule::Schedule;
+use crate::logs::Format;
 use crate::objective::Objective;
 
 /// Everything that a run depends on.
@@ -96,6 +97,17 @@ pub struct Data {
     /// What becomes of rows that cannot be used.
     #[serde(default)]
     pub on_bad_row: OnBadRow,
+}
+
+impl Data {
+    /// The format that was named.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn format(&self) -> Result<Option<Format>> {
+        let named = self.format.as_deref().map(str::parse);
+        named.transpose().context("`data.format`")
+    }
 }
 
 /// What becomes of sequences above the longest length.

@@ -3,15 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use socratiq_agents::chat::ChatCodec;
-use socratiq_agents::kernels::parallel;
 
 use super::config::{Config, OnBadRow};
 use super::example::{Encoder, Example};
+use super::rows::each_encoded;
 use super::store::{Store, Writer};
-use crate::logs::{self, Format, LogError, Record};
-use crate::objective::Turns;
+use crate::logs::{LogError, Record};
+use crate::objective::{Objective, Turns};
 
 /// The examples of some logs.
 #[derive(Debug)]
@@ -45,11 +45,6 @@ pub struct Report {
 
 /// Bad rows that are shown.
 const SHOWN: usize = 5;
-/// Rows that are encoded side by side.
-const WINDOW: usize = 256;
-
-/// The records of a row and where it is, or what is wrong with it.
-pub(super) type Row = std::result::Result<(String, Vec<Record>), String>;
 
 /// Reads `files` and encodes what the objective learns from.
 ///
@@ -63,24 +58,27 @@ pub fn load(
     context: usize,
     scratch: &Path,
 ) -> Result<Loaded> {
-    let data = &config.data;
+    let Config {
+        data, objective, ..
+    } = config;
     let longest = data.max_length.min(context);
-    let mut loading = Loading {
-        encoder: Encoder::new(codec.clone(), &config.objective, longest, data.too_long),
-        weighs_messages: config.objective.turns == Turns::Weighted,
-        writer: Writer::new(scratch)?,
-        report: Report::default(),
-    };
-    let mut window = Vec::new();
-    each_row(files, data.format.as_deref(), |row| {
-        window.push(row);
-        if window.len() == WINDOW {
-            loading.add(&std::mem::take(&mut window))?;
-        }
-        Ok(())
-    })?;
-    loading.add(&window)?;
-    let Loading { writer, report, .. } = loading;
+    let encoder = Encoder::new(codec.clone(), objective, longest, data.too_long);
+    let mut writer = Writer::new(scratch)?;
+    let mut report = Report::default();
+    for file in files {
+        each_encoded(
+            file,
+            data.format()?,
+            |r| encoder.encode(r),
+            |row| {
+                let Some((row, examples)) = report.add(row)? else {
+                    return Ok(());
+                };
+                report.look_at(&row.records, &examples, objective);
+                examples.iter().try_for_each(|example| writer.push(example))
+            },
+        )?;
+    }
     let Report {
         rows, num_bad, bad, ..
     } = &report;
@@ -105,79 +103,32 @@ pub fn load(
     Ok(Loaded { examples, report })
 }
 
-/// Rows on their way to the disk.
-struct Loading<'a> {
-    encoder: Encoder<'a>,
-    weighs_messages: bool,
-    writer: Writer,
-    report: Report,
-}
-
-impl Loading<'_> {
-    /// Encodes some rows side by side, and writes their examples in order.
-    fn add(&mut self, rows: &[Row]) -> Result<()> {
-        let encoder = &self.encoder;
-        let encoded = parallel::map(rows.len(), |index| match &rows[index] {
-            Ok((place, records)) => {
-                let examples = records.iter().map(|record| encoder.encode(record));
-                let examples: Result<Vec<_>, _> = examples.collect();
-                let examples = examples.map_err(|problem| format!("{place}: {problem}"))?;
-                Ok((records, examples.concat()))
-            }
-            Err(problem) => Err(problem.clone()),
-        });
-        let report = &mut self.report;
-        for row in encoded {
-            report.rows += 1;
-            let (records, examples) = match row {
-                Ok(good) => good,
-                Err(problem) => {
-                    report.num_bad += 1;
-                    if report.bad.len() < SHOWN {
-                        report.bad.push(problem);
-                    }
-                    continue;
+impl Report {
+    /// Counts a row; what is bad stays here, and what cannot be read ends it all.
+    fn add<T>(&mut self, row: Result<T, LogError>) -> Result<Option<T>> {
+        self.rows += 1;
+        match row {
+            Ok(good) => Ok(Some(good)),
+            Err(problem @ LogError::BadRow { .. }) => {
+                self.num_bad += 1;
+                if self.bad.len() < SHOWN {
+                    self.bad.push(problem.to_string());
                 }
-            };
-            report.different_starts += usize::from(records.iter().any(Record::starts_differ));
-            report.missing_endings += records.iter().map(Record::missing_endings).sum::<u64>();
-            let is_weighted = examples.iter().any(Example::has_message_weights);
-            report.unused_weights += usize::from(is_weighted && !self.weighs_messages);
-            for example in &examples {
-                let completions = example.completions.iter();
-                report.cut += completions.filter(|completion| completion.cut).count();
-                report.degenerate += usize::from(example.is_degenerate());
-                self.writer.push(example)?;
+                Ok(None)
             }
-        }
-        Ok(())
-    }
-}
-
-/// Calls `visit` with each row of `files`.
-///
-/// # Errors
-/// When a file cannot be read, or `visit` fails.
-pub(super) fn each_row(
-    files: &[PathBuf],
-    format: Option<&str>,
-    mut visit: impl FnMut(Row) -> Result<()>,
-) -> Result<()> {
-    let format = format
-        .map(str::parse::<Format>)
-        .transpose()
-        .context("`data.format`")?;
-    for path in files {
-        for row in logs::open(path, format)? {
-            match row {
-                Ok(row) => {
-                    let place = format!("{}: line {}", path.display(), row.line);
-                    visit(Ok((place, row.records)))?;
-                }
-                Err(problem @ LogError::BadRow { .. }) => visit(Err(problem.to_string()))?,
-                Err(problem) => return Err(problem.into()),
-            }
+            Err(problem) => Err(problem.into()),
         }
     }
-    Ok(())
+
+    /// Counts what is odd about a row's records and examples.
+    fn look_at(&mut self, records: &[Record], examples: &[Example], objective: &Objective) {
+        self.different_starts += usize::from(records.iter().any(Record::starts_differ));
+        self.missing_endings += records.iter().map(Record::missing_endings).sum::<u64>();
+        let is_weighted = examples.iter().any(Example::has_message_weights);
+        self.unused_weights += usize::from(is_weighted && objective.turns != Turns::Weighted);
+        let completions = examples.iter().flat_map(|example| &example.completions);
+        self.cut += completions.filter(|completion| completion.cut).count();
+        let degenerate = examples.iter().filter(|example| example.is_degenerate());
+        self.degenerate += degenerate.count();
+    }
 }

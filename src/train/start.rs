@@ -17,7 +17,7 @@ use socratiq_envs::RunSeed;
 
 use super::Trainer;
 use super::config::{Config, Model, NewModel};
-use super::data::{self, Loaded, Report, each_row};
+use super::data::{self, Loaded, Report};
 use super::example::Completion;
 use super::learner::{Item, Learner, LiveReference, token_logprobs};
 use super::metrics::{Metrics, metrics};
@@ -29,7 +29,7 @@ use super::reference::{Found, Reference};
 use super::run_directory::{Form, RunDirectory, State};
 use super::store::Store;
 use super::tensorboard::EventFile;
-use crate::logs::{Record, Turns};
+use crate::logs::{self, LogError, Record, Turns};
 use crate::model_path;
 use crate::objective::{Kind, Objective};
 
@@ -398,13 +398,19 @@ fn initial_model(config: &Config) -> Result<PathBuf> {
 /// Trains a tokenizer on the logs and writes it with a model of random weights.
 fn make_model(config: &Config, new: &NewModel, folder: &Path) -> Result<()> {
     let mut texts = Vec::new();
-    each_row(&config.data.train, config.data.format.as_deref(), |row| {
-        let records = row.map(|(_, records)| records).unwrap_or_default();
-        for record in &records {
-            collect_texts(record, &mut texts);
+    for path in &config.data.train {
+        for row in logs::open(path, config.data.format()?)? {
+            match row {
+                Ok(row) => row
+                    .records
+                    .iter()
+                    .for_each(|record| collect_texts(record, &mut texts)),
+                // It is told of when the log is loaded.
+                Err(LogError::BadRow { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(())
-    })?;
+    }
     let control = ["<|im_start|>", "<|im_end|>"];
     let texts = texts.iter().map(String::as_str);
     let tokenizer = Tokenizer::train(texts, new.vocab_size, &control)?;

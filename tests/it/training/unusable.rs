@@ -234,7 +234,7 @@ fn pairs_that_are_sorted_have_no_weights() {
     let config = write_config(folder.path(), "kind = \"aot\"");
     let said = errors(&["train", config.to_str().unwrap()]);
     assert!(
-        said.contains("line 1: cannot encode the dialogue: this row has a weight"),
+        said.contains("line 1: `/`: cannot encode the dialogue: this row has a weight"),
         "{said}"
     );
 }
