@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::environment::{Environment, Fork, Observation, Step};
 use crate::error::{EnvError, Result};
-use crate::message::{Arguments, FunctionCall, Message, ToolCall};
+use crate::message::{Arguments, FunctionCall, Message, Role, ToolCall};
 use crate::policy::Policy;
 use crate::seed::EpisodeSeed;
 
@@ -35,6 +35,8 @@ pub enum Rule {
     Ends,
     /// `step` after the ending is an error, so that there is exactly one ending.
     StepAfterEnding,
+    /// No message of the environment has the role `assistant`: only the agent's own have.
+    OthersSpeak,
     /// What was said survives being written and read, and the facts serialise.
     RoundTrip,
     /// Equal seeds and actions give equal transcripts, in a new environment and in a used one.
@@ -58,6 +60,7 @@ impl Rule {
             Self::FiniteReward => "rewards must be finite",
             Self::Ends => "every episode must end (wrap an endless task in `TurnLimit`)",
             Self::StepAfterEnding => "`step` after the ending must be an error",
+            Self::OthersSpeak => "no message of the environment may have the agent's role",
             Self::RoundTrip => "the transcript must survive being written and read",
             Self::SameSeed => "equal seeds and actions must give equal transcripts",
             Self::SerialEqualsParallel => "episodes side by side must equal episodes in a row",
@@ -537,6 +540,10 @@ impl Transcript {
             .iter()
             .map(|(_, step)| (&step.observation, Some(&step.facts)));
         for (turn, (observation, facts)) in openings.chain(steps).enumerate() {
+            if let Some(message) = spoken_for_the_agent(observation) {
+                let text = message.text().into_owned();
+                return Err(self.failure(Rule::OthersSpeak, turn, text));
+            }
             let again = |what: &str, error: String| {
                 self.failure(Rule::RoundTrip, turn, format!("{what}: {error}"))
             };
@@ -554,6 +561,12 @@ impl Transcript {
         }
         Ok(())
     }
+}
+
+/// A message of the environment that says it is the agent's.
+fn spoken_for_the_agent(observation: &Observation) -> Option<&Message> {
+    let mut messages = observation.messages.iter();
+    messages.find(|message| message.role == Role::Assistant)
 }
 
 /// The first thing in which two steps differ.

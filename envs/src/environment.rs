@@ -101,7 +101,7 @@ pub struct Observation {
     /// Who is to act.
     pub agent: AgentId,
     /// What was said to this agent since it last acted. Its dialogue is these messages and its own
-    /// actions, in order.
+    /// actions, in order. None of these has the role `assistant`, which says that the agent chose it.
     pub messages: Vec<Message>,
     /// The tools that the environment offers this agent now.
     pub tools: Arc<[Tool]>,

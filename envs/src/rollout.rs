@@ -84,18 +84,13 @@ struct Recorder {
 impl Recorder {
     fn hear(&mut self, observation: &Observation) {
         self.tools = observation.tools.clone();
+        let heard = observation.messages.iter().cloned();
         self.turns
-            .extend(observation.messages.iter().map(|message| Turn {
-                message: message.clone(),
-                reward: None,
-            }));
+            .extend(heard.map(|message| Turn::new(message, None)));
     }
 
     fn say(&mut self, message: Message) {
-        self.turns.push(Turn {
-            message,
-            reward: Some(0.0),
-        });
+        self.turns.push(Turn::new(message, Some(0.0)));
     }
 
     /// Credits the agent's latest action; before its first one only the return counts.

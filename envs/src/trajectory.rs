@@ -50,6 +50,15 @@ pub struct Turn {
     pub reward: Option<f64>,
 }
 
+impl Turn {
+    /// A message with what its turn earned. A line has room for one `reward`, the turn's: a field of the message
+    /// with that name is dropped.
+    pub fn new(mut message: Message, reward: Option<f64>) -> Self {
+        message.extra.shift_remove("reward");
+        Self { message, reward }
+    }
+}
+
 /// Field of an agent's message: the exact tokens that it was written with, its end of turn among them where the agent
 /// chose it. What learns from the message learns from these, if its tokenizer spells the same with them.
 pub const TOKEN_IDS: &str = "token_ids";

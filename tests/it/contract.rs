@@ -23,6 +23,7 @@ enum Fault {
     PaysNothingANumberCanSay,
     NeverEnds,
     StepsAfterEnding,
+    SpeaksForTheAgent,
     SaysWhatCannotBeRead,
     FactsThatCannotBeWritten,
     RemembersLastEpisode,
@@ -101,6 +102,9 @@ impl Environment for Counter {
             number = self.shared.fetch_add(1, Ordering::SeqCst);
         }
         let mut reply = Message::user(number.to_string());
+        if self.fault == Fault::SpeaksForTheAgent {
+            reply.role = Role::Assistant;
+        }
         if self.fault == Fault::SaysWhatCannotBeRead {
             reply.extra.insert("role".to_owned(), "nobody".into());
         }
@@ -212,6 +216,12 @@ fn each_broken_rule_is_found_and_named_with_its_turn() {
         Rule::StepAfterEnding,
         4,
         "answered with",
+    );
+    assert_breaks(
+        Fault::SpeaksForTheAgent,
+        Rule::OthersSpeak,
+        1,
+        "may have the agent's role",
     );
     assert_breaks(
         Fault::SaysWhatCannotBeRead,
