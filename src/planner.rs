@@ -60,6 +60,16 @@ pub const PLANNERS: [(&str, &str); 7] = [
     ),
 ];
 
+impl Planner {
+    /// True if it compares a model with its reference, and cannot do without one.
+    pub fn needs_reference(&self) -> bool {
+        match self {
+            Self::Tokens(_) | Self::Message(..) => false,
+            Self::Turn(planner) => planner.needs_reference(),
+        }
+    }
+}
+
 impl FromStr for Planner {
     type Err = anyhow::Error;
 
@@ -259,6 +269,25 @@ fn take<T: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn planners_say_whether_they_need_a_reference() {
+        for (spec, expected) in [
+            ("greedy", false),
+            ("beam", false),
+            ("beam:objective=log-ratio,tokens=9", true),
+            ("best-of", true),
+            ("best-of:score=likelihood", false),
+            ("best-of:level=turn", false),
+            ("mcts", true),
+            ("mcts:objective=likelihood", false),
+            ("proxy", true),
+            ("chunk-beam", true),
+        ] {
+            let planner: Planner = spec.parse().unwrap();
+            assert_eq!(planner.needs_reference(), expected, "{spec}");
+        }
+    }
 
     #[test]
     fn planners_are_read_with_their_settings() {

@@ -95,4 +95,8 @@ impl<P: TurnPlanner> TurnPlanner for Budgeted<P> {
         self.planner
             .write_turn(&mut models, live, stream, max_tokens)
     }
+
+    fn needs_reference(&self) -> bool {
+        self.planner.needs_reference()
+    }
 }

@@ -54,6 +54,11 @@ pub trait TurnPlanner: Debug + Send + Sync {
         stream: Stream,
         max_tokens: usize,
     ) -> Result<Planned>;
+
+    /// True if it cannot write without [`Models::reference`], or a guide in its place.
+    fn needs_reference(&self) -> bool {
+        false
+    }
 }
 
 /// The models that planners work with. All have one vocabulary.

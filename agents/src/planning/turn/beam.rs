@@ -115,6 +115,10 @@ impl TurnPlanner for BeamPlanner {
             tree: Some(beams.tree),
         })
     }
+
+    fn needs_reference(&self) -> bool {
+        self.objective.needs_reference()
+    }
 }
 
 /// A beam.

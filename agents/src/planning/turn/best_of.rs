@@ -135,6 +135,10 @@ impl TurnPlanner for BestOfPlanner {
             tree: Some(trie.into_tree(found)),
         })
     }
+
+    fn needs_reference(&self) -> bool {
+        self.score == Objective::LogRatio
+    }
 }
 
 /// What to draw.

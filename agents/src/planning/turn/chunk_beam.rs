@@ -106,4 +106,8 @@ impl TurnPlanner for ChunkBeamPlanner {
             tree: Some(trie.into_tree(found)),
         })
     }
+
+    fn needs_reference(&self) -> bool {
+        true
+    }
 }

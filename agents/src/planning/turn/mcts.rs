@@ -95,6 +95,10 @@ impl TurnPlanner for MctsPlanner {
             tree: first_tree,
         })
     }
+
+    fn needs_reference(&self) -> bool {
+        self.objective.needs_reference()
+    }
 }
 
 impl MctsPlanner {

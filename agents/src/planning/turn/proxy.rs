@@ -99,4 +99,8 @@ impl TurnPlanner for ProxyPlanner {
             tree: None,
         })
     }
+
+    fn needs_reference(&self) -> bool {
+        true
+    }
 }
