@@ -152,6 +152,18 @@ fn a_column_in_which_everything_failed_has_no_means() {
 }
 
 #[test]
+fn a_picture_has_room_for_long_names_and_for_large_returns() {
+    let name = "model+mcts:simulations=64,candidates=8 @ elicitation:table=animals,turn_limit=10";
+    let all = (0..30).map(|seed| outcome(seed, true, 1e99)).collect();
+    let svg = plot(&compare(&[column(name, "task", all)], RunSeed(0)));
+    assert!(
+        svg.contains(">@ elicitation:table=animals,</text>"),
+        "{svg}"
+    );
+    assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+}
+
+#[test]
 fn the_command_compares_baselines_on_the_same_episodes() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
