@@ -3,15 +3,20 @@
 //! Written `https://host/v1#model`. The API key is read from [`API_KEY`] and from nowhere else; it is sent over
 //! encrypted connections and to this machine only, and is never part of a message. What a server cannot be asked
 //! for is not promised: episodes are as reproducible as the server's answer to `seed`.
+//!
+//! Servers differ in what they may be asked. Those that refuse a field by its name are asked without it from then on.
 
 mod answer;
+mod fields;
 
+use std::env::{self, VarError};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use reqwest::header::RETRY_AFTER;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use reqwest::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode, Url};
 use serde_json::{Value, json};
 use socratiq_agents::Sampling;
@@ -21,7 +26,8 @@ use socratiq_envs::{
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use answer::{Answer, Records};
+use answer::{Answer, Records, Unusable};
+use fields::Fields;
 
 /// The environment variable that holds the API key, where the server wants one.
 pub const API_KEY: &str = "SOCRATIQ_API_KEY";
@@ -33,7 +39,7 @@ pub struct EndpointOptions {
     pub timeout: Duration,
     /// How often a request is tried that failed for reasons which may pass.
     pub attempts: u32,
-    /// The most requests per minute; none for no limit but the server's own.
+    /// The most requests per minute, at least 1; none for no limit but the server's own.
     pub requests_per_minute: Option<u32>,
 }
 
@@ -60,19 +66,44 @@ pub struct Endpoint {
     client: Client,
     url: Url,
     model: String,
-    key: Option<Arc<str>>,
+    key: Option<ApiKey>,
     options: EndpointOptions,
-    /// When the next request may be sent, under a limit of requests.
-    next: Arc<Mutex<Instant>>,
+    /// What all copies have learned of the server.
+    learned: Arc<Learned>,
 }
+
+/// The API key, as it is and as it is sent.
+#[derive(Clone)]
+struct ApiKey {
+    text: Arc<str>,
+    header: HeaderValue,
+}
+
+struct Learned {
+    /// When the next request may be sent, under a limit of requests.
+    next: Mutex<Instant>,
+    /// Whether it has ever given an answer.
+    has_answered: AtomicBool,
+    fields: Fields,
+}
+
+/// Why a server will not be asked again: it does not take the key, or there is no such model.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct TurnedAway(String);
 
 impl Endpoint {
     /// The model of `spec`, `https://host/v1#model`, with the key in [`API_KEY`] if there is one.
     ///
     /// # Errors
-    /// When `spec` is no such address, or the key would be sent where everybody can read it.
+    /// When `spec` is no such address or holds a password, the key would be sent where everybody can read it or cannot be
+    /// sent at all, or no requests are allowed.
     pub fn new(spec: &str, options: EndpointOptions) -> Result<Self> {
-        let key = std::env::var(API_KEY).ok();
+        let key = match env::var(API_KEY) {
+            Ok(key) => Some(key),
+            Err(VarError::NotPresent) => None,
+            Err(VarError::NotUnicode(_)) => bail!("{API_KEY} is no text"),
+        };
         Self::with_key(spec, key.as_deref(), options)
     }
 
@@ -82,6 +113,16 @@ impl Endpoint {
     /// As [`Self::new`].
     pub fn with_key(spec: &str, key: Option<&str>, options: EndpointOptions) -> Result<Self> {
         let mut url = Url::parse(spec).with_context(|| format!("`{spec}` is no address"))?;
+        ensure!(
+            url.username().is_empty() && url.password().is_none(),
+            "the address of `{}` holds a name or a password, which every trajectory would repeat: give a key in \
+             {API_KEY}",
+            url.host_str().unwrap_or_default()
+        );
+        ensure!(
+            options.requests_per_minute != Some(0),
+            "no requests are allowed: requests per minute are at least 1"
+        );
         let model = url.fragment().unwrap_or_default().to_owned();
         if model.is_empty() {
             bail!("`{spec}` names no model: write `https://host/v1#model`");
@@ -93,6 +134,7 @@ impl Endpoint {
                 "`{spec}`: an API key is not sent without encryption: use https, or unset {API_KEY}"
             );
         }
+        let key = key.map(ApiKey::new).transpose()?;
         url.set_fragment(None);
         let path = format!("{}/chat/completions", url.path().trim_end_matches('/'));
         url.set_path(&path);
@@ -100,9 +142,13 @@ impl Endpoint {
             client: client(options)?,
             url,
             model,
-            key: key.map(Into::into),
+            key,
             options,
-            next: Arc::new(Mutex::new(Instant::now())),
+            learned: Arc::new(Learned {
+                next: Mutex::new(Instant::now()),
+                has_answered: AtomicBool::new(false),
+                fields: Fields::default(),
+            }),
         })
     }
 
@@ -140,8 +186,13 @@ impl Endpoint {
         let mut attempt = 1;
         loop {
             self.take_turn().await;
-            let (failure, pause) = match self.ask_once(request).await {
-                Ok(answer) => return Ok(answer),
+            let request = self.learned.fields.of(request);
+            let (failure, pause) = match self.ask_once(&request).await {
+                Ok(answer) => {
+                    self.learned.has_answered.store(true, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(Refused::Field) => continue,
                 Err(Refused::ForGood(error)) => return Err(error),
                 Err(Refused::ForNow { error, pause }) => (error, pause),
             };
@@ -161,9 +212,9 @@ impl Endpoint {
         let Some(limit) = self.options.requests_per_minute else {
             return;
         };
-        let mut next = self.next.lock().await;
+        let mut next = self.learned.next.lock().await;
         let now = (*next).max(Instant::now());
-        *next = now + Duration::from_mins(1) / limit.max(1);
+        *next = now + Duration::from_mins(1) / limit;
         drop(next);
         sleep_until(now).await;
     }
@@ -171,7 +222,7 @@ impl Endpoint {
     async fn ask_once(&self, request: &Value) -> Result<Answer, Refused> {
         let mut builder = self.client.post(self.url.clone()).json(request);
         if let Some(key) = &self.key {
-            builder = builder.bearer_auth(key);
+            builder = builder.header(AUTHORIZATION, key.header.clone());
         }
         let for_now = |error: reqwest::Error| Refused::ForNow {
             // The address is in the context of every error already.
@@ -183,26 +234,82 @@ impl Endpoint {
         let pause = retry_after(&response);
         let body = read(response).await?;
         if !status.is_success() {
-            let error = anyhow::anyhow!("{status}: {}", self.complaint(&body));
-            let passes = status.is_server_error()
-                || status == StatusCode::TOO_MANY_REQUESTS
-                || status == StatusCode::REQUEST_TIMEOUT;
-            return Err(match passes {
-                true => Refused::ForNow { error, pause },
-                false => Refused::ForGood(error),
-            });
+            let text = String::from_utf8_lossy(&body);
+            return Err(self.refusal(status, &text, request, pause));
         }
-        Answer::read(&body).map_err(Refused::ForGood)
+        Answer::read(&body).map_err(|unusable| match unusable {
+            // Some servers say so in an answer that went well.
+            Unusable::Error { status, text } => self.refusal(status, &text, request, pause),
+            Unusable::Other(why) => {
+                let (why, body) = (self.quote(&why), String::from_utf8_lossy(&body));
+                Refused::ForGood(anyhow!("{why}: `{}`", self.quote(&body)))
+            }
+        })
     }
 
-    /// The beginning of what a server complains about, without the key if it repeats it.
-    fn complaint(&self, body: &[u8]) -> String {
-        let text = String::from_utf8_lossy(body);
+    /// What follows from a server's complaint about a request.
+    fn refusal(
+        &self,
+        status: StatusCode,
+        text: &str,
+        request: &Value,
+        pause: Option<Duration>,
+    ) -> Refused {
+        let text = self.quote(text);
+        let is_picky = matches!(
+            status,
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY
+        );
+        if is_picky && self.learned.fields.refuse(request, &text) {
+            return Refused::Field;
+        }
+        let error = anyhow!("{status}: {text}");
+        // Once a server has answered, these may be about what was said.
+        let is_first = !self.learned.has_answered.load(Ordering::Relaxed);
+        match status {
+            StatusCode::UNAUTHORIZED => Refused::ForGood(self.turned_away(&error)),
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND if is_first => {
+                Refused::ForGood(self.turned_away(&error))
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                Refused::ForNow { error, pause }
+            }
+            status if status.is_server_error() => Refused::ForNow { error, pause },
+            _ => Refused::ForGood(error),
+        }
+    }
+
+    fn turned_away(&self, error: &anyhow::Error) -> anyhow::Error {
+        let remedy = match self.key {
+            Some(_) => format!("look at the address, the model and the key in {API_KEY}"),
+            None => format!("look at the address and the model; {API_KEY} holds no key"),
+        };
+        TurnedAway(format!("{error}: {remedy}")).into()
+    }
+
+    /// The beginning of a server's words, without the key if it repeats it.
+    fn quote(&self, text: &str) -> String {
         let text = match &self.key {
-            Some(key) => text.replace(&**key, "…"),
-            None => text.into_owned(),
+            Some(key) => text.replace(&*key.text, "…"),
+            None => text.to_owned(),
         };
         text.trim().chars().take(300).collect()
+    }
+}
+
+impl ApiKey {
+    fn new(key: &str) -> Result<Self> {
+        // The key is in no message.
+        let Ok(mut header) = HeaderValue::try_from(format!("Bearer {key}")) else {
+            bail!(
+                "the key in {API_KEY} has a character that cannot be sent, such as an end of a line"
+            );
+        };
+        header.set_sensitive(true);
+        Ok(Self {
+            text: key.into(),
+            header,
+        })
     }
 }
 
@@ -217,6 +324,8 @@ fn client(options: EndpointOptions) -> Result<Client> {
 
 /// Why there is no answer.
 enum Refused {
+    /// The request had a field that the server does not know, and that can be left out.
+    Field,
     /// Asking again would change nothing.
     ForGood(anyhow::Error),
     /// It may pass, after as long as the server says if it does.
@@ -251,7 +360,7 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Refused> {
             }
         }
         if body.len() > LONGEST_ANSWER {
-            return Err(Refused::ForGood(anyhow::anyhow!(
+            return Err(Refused::ForGood(anyhow!(
                 "the answer is longer than {} MiB",
                 LONGEST_ANSWER >> 20
             )));
@@ -284,7 +393,7 @@ impl EndpointPolicy {
             // Small enough for every server's integers.
             "seed": stream.bits() >> 33,
             "logprobs": true,
-            // vLLM's; other servers ignore it.
+            // vLLM's.
             "return_token_ids": true,
         });
         if !tools.is_empty() {
@@ -329,9 +438,16 @@ impl Policy for EndpointPolicy {
         let asked = self.endpoint.ask(&self.request(&observation.tools)).await;
         let answer = asked.map_err(|error| {
             let context = format!("the model at {}", self.endpoint.url);
-            EnvError::failed(context, format!("{error:#}"))
+            match error.downcast::<TurnedAway>() {
+                Ok(turned_away) => EnvError::failed(context, turned_away),
+                Err(error) => EnvError::failed(context, format!("{error:#}")),
+            }
         })?;
         let mut action = answer.message;
+        // What stands here is what we have counted, whatever the server calls so.
+        for field in [LOGPROBS, COMPLETION_TOKENS] {
+            action.extra.shift_remove(field);
+        }
         if let Some(count) = answer.completion_tokens {
             action
                 .extra

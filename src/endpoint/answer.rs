@@ -1,70 +1,94 @@
 //! What a chat completion says, and the tokens that several of them say in a row.
 
-use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
 use socratiq_envs::{Message, Role, TokenRecord};
 
 /// A completion, as far as it is of use.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) message: Message,
-    /// Nats, one per token.
-    pub(super) logprobs: Option<Vec<f64>>,
+    /// Nats, one per token; none for a token whose number the server keeps to itself.
+    pub(super) logprobs: Option<Vec<Option<f64>>>,
     /// The ids that the server read, and those that it chose.
     pub(super) prompt_ids: Option<Vec<u32>>,
     pub(super) ids: Option<Vec<u32>>,
     pub(super) completion_tokens: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct Completion {
-    choices: Vec<Choice>,
-    prompt_token_ids: Option<Vec<u32>>,
-    usage: Option<Usage>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    message: Message,
-    logprobs: Option<Logprobs>,
-    token_ids: Option<Vec<u32>>,
-}
-
-#[derive(Deserialize)]
-struct Logprobs {
-    content: Option<Vec<Token>>,
-}
-
-#[derive(Deserialize)]
-struct Token {
-    logprob: f64,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    completion_tokens: Option<u64>,
+/// Why a body is no answer.
+#[derive(Debug)]
+pub(super) enum Unusable {
+    /// It is the report of an error.
+    Error { status: StatusCode, text: String },
+    /// Anything else.
+    Other(String),
 }
 
 impl Answer {
-    pub(super) fn read(body: &[u8]) -> Result<Self> {
-        let read = serde_json::from_slice::<Completion>(body);
-        let completion = read.context("the answer is no chat completion")?;
-        let choice = completion.choices.into_iter().next();
-        let choice = choice.context("the answer has no choices")?;
-        ensure!(
-            choice.message.role == Role::Assistant,
-            "the answer is a message of role `{:?}`",
-            choice.message.role
-        );
-        let tokens = choice.logprobs.and_then(|logprobs| logprobs.content);
+    /// Only what was said must be there. What a server tells beside it is taken where it makes sense, and costs no
+    /// episode where it does not.
+    pub(super) fn read(body: &[u8]) -> Result<Self, Unusable> {
+        let other =
+            |error: String| Unusable::Other(format!("the answer is no chat completion: {error}"));
+        let mut completion: Value =
+            serde_json::from_slice(body).map_err(|error| other(error.to_string()))?;
+        let choice = completion.pointer_mut("/choices/0").map(Value::take);
+        let choice = choice.unwrap_or_default();
+        for error in [&completion["error"], &choice["error"]] {
+            if !error.is_null() {
+                return Err(reported(error));
+            }
+        }
+        let mut message = choice["message"].clone();
+        if let Some(message) = message.as_object_mut()
+            && message.get("role").is_none_or(Value::is_null)
+        {
+            message.insert("role".to_owned(), json!(Role::Assistant));
+        }
+        let message: Message = serde_json::from_value(message)
+            .map_err(|error| other(format!("its message: {error}")))?;
+        if message.role != Role::Assistant {
+            return Err(other(format!(
+                "its message has the role `{:?}`",
+                message.role
+            )));
+        }
+        let logprobs = choice["logprobs"]["content"].as_array();
+        let counted = &completion["usage"]["completion_tokens"];
         Ok(Self {
-            message: choice.message,
-            logprobs: tokens.map(|tokens| tokens.iter().map(|token| token.logprob).collect()),
-            prompt_ids: completion.prompt_token_ids,
-            ids: choice.token_ids,
-            completion_tokens: completion.usage.and_then(|usage| usage.completion_tokens),
+            message,
+            logprobs: logprobs.map(|tokens| {
+                tokens
+                    .iter()
+                    .map(|token| token["logprob"].as_f64())
+                    .collect()
+            }),
+            prompt_ids: ids(&completion["prompt_token_ids"]),
+            ids: ids(&choice["token_ids"]),
+            completion_tokens: counted.as_f64().map(|count| count as u64),
         })
     }
+}
+
+/// An error that came in place of an answer. Its code is the status that it would have had as a response of its own.
+fn reported(error: &Value) -> Unusable {
+    let text = error["message"].as_str().map(str::to_owned);
+    let code = match &error["code"] {
+        Value::String(code) => code.parse().ok(),
+        code => code.as_u64().and_then(|code| u16::try_from(code).ok()),
+    };
+    let status = code.and_then(|code| StatusCode::from_u16(code).ok());
+    Unusable::Error {
+        status: status.unwrap_or(StatusCode::OK),
+        text: text.unwrap_or_else(|| error.to_string()),
+    }
+}
+
+/// Token ids, if all of them are.
+fn ids(list: &Value) -> Option<Vec<u32>> {
+    let list = list.as_array()?.iter();
+    list.map(|id| u32::try_from(id.as_u64()?).ok()).collect()
 }
 
 /// The tokens of an episode, from what each completion read and chose.
@@ -77,7 +101,7 @@ pub(super) struct Records {
 impl Records {
     /// Adds a turn: to the last record where the prompt goes on from there, to a new one where the server's
     /// chat template changed what came before.
-    pub(super) fn push(&mut self, prompt: &[u32], ids: &[u32], logprobs: Option<&[f64]>) {
+    pub(super) fn push(&mut self, prompt: &[u32], ids: &[u32], logprobs: Option<&[Option<f64>]>) {
         self.turns += 1;
         let goes_on = self
             .all
@@ -96,9 +120,7 @@ impl Records {
         record.action.resize(record.ids.len(), 1);
         // Numbers for other tokens than these are of no use.
         let logprobs = logprobs.filter(|logprobs| logprobs.len() == ids.len());
-        record
-            .logprob
-            .extend(logprobs.into_iter().flatten().copied().map(Some));
+        record.logprob.extend(logprobs.into_iter().flatten());
         record.logprob.resize(record.ids.len(), None);
     }
 
