@@ -163,6 +163,24 @@ pub fn compare(columns: &[Column], run: RunSeed) -> Evaluation {
     }
 }
 
+/// Below this many episodes a bootstrap interval is too narrow to be called one of 95 %: measured, it covers the truth in
+/// 85 % of all cases with 5 episodes, and in 92 % with 10 and 20.
+const FEW: usize = 30;
+
+/// What to say beside numbers that rest on few episodes; none where there are enough.
+pub fn caveat(evaluation: &Evaluation) -> Option<String> {
+    let episodes = evaluation.columns.iter().map(|column| column.episodes);
+    let fewest = episodes.filter(|count| *count > 0).min()?;
+    match fewest {
+        1 => Some("a single episode says nothing of others: its mean has no interval".to_owned()),
+        2..FEW => Some(format!(
+            "{fewest} episodes are few: the intervals of returns, turns and their differences are too narrow below \
+             {FEW}"
+        )),
+        _ => None,
+    }
+}
+
 fn summary(column: &Column, run: RunSeed) -> Summary {
     let outcomes = &column.outcomes;
     let mut stream = run.stream("bootstrap");

@@ -228,14 +228,14 @@ fn play(
 ) -> Result<usize> {
     let mut log = Log::open(path, rollouts)?;
     let missing = log.missing(keys);
-    let mut progress = Progress::new(what, keys.len(), log.outcomes());
+    let mut progress = Progress::new(what, keys.len(), &log.outcomes(keys));
     rollouts.run(&missing, stop, |played| {
         progress.ended(&played);
         log.push(&played)
     })?;
     progress.finish();
     interrupted::check(stop)?;
-    let failures = log.failures();
+    let failures = log.failures().len();
     log.sort(keys)?;
     Ok(failures)
 }

@@ -34,16 +34,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use socratiq_envs::{Environment, EpisodeSeed, Policy, RunSeed, Split, Trajectory, rollout};
+use socratiq_envs::{
+    EnvError, Environment, EpisodeSeed, Policy, RunSeed, Split, Trajectory, rollout,
+};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch::{Receiver, channel};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::Task;
+use crate::endpoint::TurnedAway;
 use guard::{Guarded, Timed};
 
 /// Which episode of a run.
@@ -116,7 +119,7 @@ pub struct Played {
 /// An episode that came to its ending.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// What was said and earned.
+    /// What was said and earned. As a line of a log it is read back as it is.
     pub trajectory: Trajectory,
     /// The time that the policy took over its turns, waiting for its batch included. Seconds.
     pub seconds: f64,
@@ -135,10 +138,15 @@ pub enum Failure {
     /// It took too long.
     #[error("{0}")]
     Timeout(String),
+    /// A server will not be asked, in this episode or any other.
+    #[error("{0}")]
+    TurnedAway(String),
 }
 
 /// How long an episode may go on after its time-out before its thread is given up.
 const GRACE: Duration = Duration::from_secs(2);
+/// No time-out is longer, so that adding one to the clock gives a time. Some 30 years.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(1_000_000_000);
 /// How soon a request to stop is seen.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// More threads than these are never blocked: an environment that hangs every time is not worth a run.
@@ -158,20 +166,36 @@ impl Rollouts {
         }
     }
 
+    /// Looks at the limits before anything is played.
+    ///
+    /// # Errors
+    /// When `concurrency` is 0, or `timeout` is 0 or longer than 30 years.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.concurrency > 0, "`concurrency` is 0: it is at least 1");
+        ensure!(
+            self.timeout > Duration::ZERO && self.timeout <= LONGEST_TIMEOUT,
+            "`timeout` is {} s: it is more than 0 and at most {} s",
+            self.timeout.as_secs_f64(),
+            LONGEST_TIMEOUT.as_secs()
+        );
+        Ok(())
+    }
+
     /// Plays the episodes of `keys` and hands each to `ended` as it ends, until all are played or `stop` is
     /// set. Episodes that are cut off by `stop` are not handed over.
     ///
     /// It must not be called from async code, because it blocks.
     ///
     /// # Errors
-    /// What `ended` fails with; a failing episode is no error.
+    /// What [`Self::check`] says, what `ended` fails with, and [`Failure::TurnedAway`], which every other episode
+    /// would end with too. Another failing episode is no error.
     pub fn run(
         &self,
         keys: &[Key],
         stop: &AtomicBool,
         ended: impl FnMut(Played) -> Result<()>,
     ) -> Result<()> {
-        ensure!(self.concurrency > 0, "`concurrency` is 0: it is at least 1");
+        self.check()?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(self.concurrency + MOST_HANGING)
@@ -188,7 +212,7 @@ impl Rollouts {
     /// Plays the episodes of `keys`, and returns them in that order.
     ///
     /// # Errors
-    /// When there are no threads.
+    /// As [`Self::run`].
     pub fn collect(&self, keys: &[Key]) -> Result<Vec<Played>> {
         let mut played = HashMap::new();
         self.run(keys, &AtomicBool::new(false), |episode| {
@@ -217,7 +241,17 @@ impl Rollouts {
                 match timeout(PATIENCE, running.join_next()).await {
                     Err(_) => {}
                     Ok(None) => break,
-                    Ok(Some(played)) => ended(played.context("an episode's watcher failed")?)?,
+                    Ok(Some(played)) => {
+                        let played = played.context("an episode's watcher failed")?;
+                        let turned_away = match &played.result {
+                            Err(Failure::TurnedAway(why)) => Some(why.clone()),
+                            _ => None,
+                        };
+                        ended(played)?;
+                        if let Some(why) = turned_away {
+                            bail!(why);
+                        }
+                    }
                 }
             }
             Ok(())
@@ -255,11 +289,26 @@ impl Rollouts {
         if !facts.is_null() {
             trajectory.metadata.insert(FACTS.to_owned(), facts);
         }
+        check_line(&trajectory)?;
         Ok(Finished {
             trajectory,
             seconds: policy.seconds(),
         })
     }
+}
+
+/// Whatever an environment or a server put into its messages, a log stays readable: an episode whose line would be read
+/// back as another, or not at all, is none.
+fn check_line(trajectory: &Trajectory) -> Result<()> {
+    let line = serde_json::to_vec(trajectory).context("the episode cannot be written as JSON")?;
+    let read: Trajectory = serde_json::from_slice(&line)
+        .context("the episode, written as JSON, cannot be read back")?;
+    ensure!(
+        read == *trajectory,
+        "the episode, written as JSON, is another when it is read back: a number is not finite, or a message has a \
+         field twice"
+    );
+    Ok(())
 }
 
 /// Plays an episode on a thread of its own, and goes away without it when it hangs.
@@ -279,6 +328,9 @@ async fn watch(rollouts: Rollouts, key: Key, mut over: Receiver<()>) -> Played {
     });
     let result = match timeout_at(deadline + GRACE, thread).await {
         Ok(Ok(Ok(Ok(finished)))) => Ok(finished),
+        Ok(Ok(Ok(Err(error)))) if is_turned_away(&error) => {
+            Err(Failure::TurnedAway(format!("{error:#}")))
+        }
         Ok(Ok(Ok(Err(error)))) => Err(match Instant::now() < deadline {
             true => Failure::Error(format!("{error:#}")),
             false => Failure::Timeout(format!("no ending within {limit:?}: {error:#}")),
@@ -290,6 +342,10 @@ async fn watch(rollouts: Rollouts, key: Key, mut over: Receiver<()>) -> Played {
         ))),
     };
     Played { key, result }
+}
+
+fn is_turned_away(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(EnvError::Failed { cause, .. }) if cause.is::<TurnedAway>())
 }
 
 fn panic_text(error: JoinError) -> String {

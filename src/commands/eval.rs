@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use socratiq::envs::{RunSeed, Split};
-use socratiq::evaluation::{Column, compare, plot};
-use socratiq::rollouts::{Key, Progress, Rollouts, Source};
+use socratiq::evaluation::{Column, Evaluation, caveat, compare, plot};
+use socratiq::rollouts::{Key, Progress, Rollouts};
 use socratiq::write_whole;
 use socratiq::{Planner, Task};
 
@@ -88,6 +89,18 @@ impl Entry<'_> {
         }
         name
     }
+
+    /// Its column, before anything is played.
+    fn column(&self, options: &Options) -> Column {
+        Column {
+            name: self.name(options),
+            model: self.model.to_owned(),
+            planner: self.planner.to_owned(),
+            env: self.env.to_owned(),
+            outcomes: Vec::new(),
+            failures: 0,
+        }
+    }
 }
 
 /// Plays all columns, and prints and writes how they compare.
@@ -118,13 +131,8 @@ pub(crate) fn eval(options: &Options) -> Result<ExitCode> {
         .iter()
         .map(|planner| planner.parse())
         .collect::<Result<_>>()?;
-    let settings = options.limits.source();
-    let sources: Vec<Source> = options
-        .model
-        .iter()
-        .map(|model| Source::open(model, &settings))
-        .collect::<Result<_>>()?;
-    let timeout = options.limits.timeout()?;
+    let settings = options.limits.source()?;
+    let sources = options.limits.open(&options.model, &settings)?;
     let mut entries = Vec::new();
     for (env, task) in options.env.iter().zip(&tasks) {
         for (model, from) in options.model.iter().zip(&sources) {
@@ -136,8 +144,7 @@ pub(crate) fn eval(options: &Options) -> Result<ExitCode> {
                 };
                 let mut rollouts =
                     Rollouts::new(task, env, from.policies(task, planner.clone(), &settings)?);
-                rollouts.concurrency = options.limits.concurrency;
-                rollouts.timeout = timeout;
+                options.limits.set(&mut rollouts)?;
                 entries.push((entry, rollouts));
                 if !from.plans() {
                     // Planners make no difference to it.
@@ -148,49 +155,87 @@ pub(crate) fn eval(options: &Options) -> Result<ExitCode> {
     }
 
     let stop = watch_signals()?;
-    let mut columns = Vec::new();
+    let (mut columns, mut first_failure) = (Vec::new(), None);
+    let mut end = Ok(ExitCode::SUCCESS);
     for (entry, rollouts) in &entries {
-        let mut column = Column {
-            name: entry.name(options),
-            model: entry.model.to_owned(),
-            planner: entry.planner.to_owned(),
-            env: entry.env.to_owned(),
-            outcomes: Vec::new(),
-            failures: 0,
-        };
-        let mut progress = Progress::new(&column.name, keys.len(), &[]);
-        rollouts.run(&keys, &stop, |played| {
-            progress.ended(&played);
-            column.push(&played);
-            // The first ones say why; the table says how many.
-            if let Err(failure) = &played.result
-                && column.failures <= FAILURES_TOLD
-            {
-                tracing::warn!("{}: seed {}: {failure}", column.name, played.key.seed.0);
+        match play(entry.column(options), rollouts, &keys, &stop) {
+            Ok(Some((column, failure))) => {
+                columns.push(column);
+                first_failure = first_failure.or(failure);
             }
-            Ok(())
-        })?;
-        progress.finish();
-        if column.outcomes.len() + column.failures < keys.len() {
-            tracing::warn!(
-                "interrupted; nothing is written, because columns would not be comparable"
-            );
-            return Ok(ExitCode::from(130));
+            Ok(None) => {
+                end = Ok(ExitCode::from(130));
+                break;
+            }
+            Err(error) => {
+                end = Err(error);
+                break;
+            }
         }
-        // The order in which episodes end must not show in the bootstrap.
-        column.outcomes.sort_by_key(|outcome| outcome.key);
-        columns.push(column);
     }
-    let evaluation = compare(&columns, run);
+    if columns.len() < entries.len() {
+        tracing::warn!(
+            "{} of {} columns are finished; the others are left out",
+            columns.len(),
+            entries.len()
+        );
+    }
+    if !columns.is_empty() {
+        tell(&compare(&columns, run), options)?;
+    }
+    match first_failure {
+        // A column in which none ended is a result beside others, and none by itself.
+        Some(failure) if columns.iter().all(|column| column.outcomes.is_empty()) => {
+            end.and(Err(anyhow!("all episodes failed; {failure}")))
+        }
+        _ => end,
+    }
+}
+
+/// Plays a column; also returns what its first failure was. None if it was stopped, because half a column is not
+/// comparable.
+fn play(
+    mut column: Column,
+    rollouts: &Rollouts,
+    keys: &[Key],
+    stop: &AtomicBool,
+) -> Result<Option<(Column, Option<String>)>> {
+    let mut progress = Progress::new(&column.name, keys.len(), &[]);
+    let mut first_failure = None;
+    let run_over = rollouts.run(keys, stop, |played| {
+        progress.ended(&played);
+        column.push(&played);
+        // The first ones say why; the table says how many.
+        if let Err(failure) = &played.result {
+            let told = format!("{}: seed {}: {failure}", column.name, played.key.seed.0);
+            if column.failures <= FAILURES_TOLD {
+                tracing::warn!("{told}");
+            }
+            first_failure.get_or_insert(told);
+        }
+        Ok(())
+    });
+    progress.finish();
+    run_over?;
+    let is_whole = column.outcomes.len() + column.failures == keys.len();
+    // The order in which episodes end must not show in the bootstrap.
+    column.outcomes.sort_by_key(|outcome| outcome.key);
+    Ok(is_whole.then_some((column, first_failure)))
+}
+
+/// Writes and prints what came of it.
+fn tell(evaluation: &Evaluation, options: &Options) -> Result<()> {
     if let Some(path) = &options.out {
         write_whole(path, |out| {
-            serde_json::to_writer_pretty(&mut *out, &evaluation)?;
+            serde_json::to_writer_pretty(&mut *out, evaluation)?;
             Ok(writeln!(out)?)
         })?;
     }
     if let Some(path) = &options.plot {
-        write_whole(path, |out| Ok(out.write_all(plot(&evaluation).as_bytes())?))?;
+        write_whole(path, |out| Ok(out.write_all(plot(evaluation).as_bytes())?))?;
     }
-    write!(io::stdout(), "{evaluation}")?;
-    Ok(ExitCode::SUCCESS)
+    if let Some(caveat) = caveat(evaluation) {
+        tracing::warn!("{caveat}");
+    }
+    Ok(write!(io::stdout(), "{evaluation}")?)
 }

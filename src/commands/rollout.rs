@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use socratiq::endpoint::EndpointOptions;
 use socratiq::envs::{RunSeed, Split};
@@ -65,20 +65,44 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    pub(crate) fn timeout(&self) -> Result<Duration> {
-        Duration::try_from_secs_f64(self.timeout)
-            .with_context(|| format!("--timeout {} is no time", self.timeout))
-    }
-
-    pub(crate) fn source(&self) -> SourceOptions {
-        SourceOptions {
+    /// How models are asked, once all that is given makes sense.
+    pub(crate) fn source(&self) -> Result<SourceOptions> {
+        for (flag, is_zero) in [
+            ("concurrency", self.concurrency == 0),
+            ("max-new-tokens", self.max_new_tokens == 0),
+            ("requests-per-minute", self.requests_per_minute == Some(0)),
+        ] {
+            ensure!(!is_zero, "--{flag} is 0: it is at least 1");
+        }
+        Ok(SourceOptions {
             reference: self.reference.clone(),
             max_tokens: self.max_new_tokens,
             endpoint: EndpointOptions {
                 requests_per_minute: self.requests_per_minute,
                 ..EndpointOptions::default()
             },
-        }
+        })
+    }
+
+    /// Models by their specs.
+    pub(crate) fn open(&self, models: &[String], settings: &SourceOptions) -> Result<Vec<Source>> {
+        let sources = models.iter().map(|model| Source::open(model, settings));
+        let sources: Vec<Source> = sources.collect::<Result<_>>()?;
+        let is_local = |source: &Source| matches!(source, Source::Model(_));
+        ensure!(
+            self.reference.is_none() || sources.iter().any(is_local),
+            "--reference is for a model on this machine, and {} is none",
+            models.join(", ")
+        );
+        Ok(sources)
+    }
+
+    /// Limits the rollouts.
+    pub(crate) fn set(&self, rollouts: &mut Rollouts) -> Result<()> {
+        rollouts.concurrency = self.concurrency;
+        rollouts.timeout = Duration::try_from_secs_f64(self.timeout)
+            .with_context(|| format!("--timeout {} is no time in seconds", self.timeout))?;
+        rollouts.check()
     }
 }
 
@@ -87,12 +111,13 @@ pub(crate) fn rollout(options: &Options) -> Result<ExitCode> {
     ensure!(options.samples > 0, "--samples is 0: it is at least 1");
     let task: Task = options.env.parse()?;
     let planner: Planner = options.planner.parse()?;
-    let settings = options.limits.source();
-    let source = Source::open(&options.model, &settings)?;
+    let settings = options.limits.source()?;
+    let models = [options.model.clone()];
+    let sources = options.limits.open(&models, &settings)?;
+    let source = &sources[0];
     let policies = source.policies(&task, planner, &settings)?;
     let mut rollouts = Rollouts::new(&task, &options.env, policies);
-    rollouts.concurrency = options.limits.concurrency;
-    rollouts.timeout = options.limits.timeout()?;
+    options.limits.set(&mut rollouts)?;
     let planner = match source.plans() {
         true => options.planner.as_str(),
         false => "",
@@ -102,28 +127,36 @@ pub(crate) fn rollout(options: &Options) -> Result<ExitCode> {
             rollouts.metadata.insert(key.to_owned(), value.into());
         }
     }
+    rollouts.metadata.extend(source.metadata(&settings));
 
     let run = RunSeed(options.seed);
     let keys = Key::of_run(run, Split::Train, options.episodes, options.samples);
     let mut log = Log::open(&options.out, &rollouts)?;
     let missing = log.missing(&keys);
-    let mut progress = Progress::new("episodes", keys.len(), log.outcomes());
+    let mut progress = Progress::new("episodes", keys.len(), &log.outcomes(&keys));
     let stop = watch_signals()?;
     let start = Instant::now();
     let mut drift = 0;
-    rollouts.run(&missing, &stop, |played| {
+    let run_over = rollouts.run(&missing, &stop, |played| {
         progress.ended(&played);
         log.push(&played)?;
-        match (&played.result, &source) {
+        let seed = played.key.seed.0;
+        match (&played.result, source) {
             (Ok(finished), Source::Model(model)) => {
-                drift += usize::from(drifted(&**model.codec(), &finished.trajectory)?);
+                let drifted = drifted(&**model.codec(), &finished.trajectory);
+                // Words that cannot be encoded do not give the recorded tokens either.
+                drift += usize::from(drifted.unwrap_or_else(|error| {
+                    tracing::warn!("seed {seed}: made into tokens again: {error}");
+                    true
+                }));
             }
-            (Err(failure), _) => tracing::warn!("seed {}: {failure}", played.key.seed.0),
+            (Err(failure), _) => tracing::warn!("seed {seed}: {failure}"),
             _ => {}
         }
         Ok(())
-    })?;
+    });
     progress.finish();
+    run_over?;
     let seconds = start.elapsed().as_secs_f64();
 
     let column = Column {
@@ -131,8 +164,8 @@ pub(crate) fn rollout(options: &Options) -> Result<ExitCode> {
         model: options.model.clone(),
         planner: planner.to_owned(),
         env: options.env.clone(),
-        outcomes: log.outcomes().to_vec(),
-        failures: log.failures(),
+        outcomes: log.outcomes(&keys),
+        failures: log.failures().len(),
     };
     let played = missing.len() - log.missing(&keys).len();
     let mut summary = json!(compare(&[column], run).columns[0]);
@@ -143,7 +176,7 @@ pub(crate) fn rollout(options: &Options) -> Result<ExitCode> {
         _ => Value::Null,
     };
     let unfinished = log.missing(&keys).len();
-    if unfinished > log.failures() {
+    if unfinished > log.failures().len() {
         tracing::warn!(
             "interrupted; {} of {} episodes are in `{}`. The same command goes on with the others",
             keys.len() - unfinished,
@@ -152,7 +185,14 @@ pub(crate) fn rollout(options: &Options) -> Result<ExitCode> {
         );
         return Ok(ExitCode::from(130));
     }
+    let first_failure = log.failures().first().cloned();
     log.sort(&keys)?;
     writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&summary)?)?;
-    Ok(ExitCode::SUCCESS)
+    match first_failure {
+        Some((key, failure)) if unfinished == keys.len() => bail!(
+            "all of {unfinished} episodes failed; that of seed {}: {failure}",
+            key.seed.0
+        ),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }

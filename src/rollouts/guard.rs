@@ -2,12 +2,14 @@
 //! taken.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::Value;
 use socratiq_envs::{
-    EnvError, Environment, EpisodeSeed, Facts, Message, Observation, Policy, Result, Step,
-    TokenRecord, async_trait,
+    EnvError, Environment, EpisodeSeed, Facts, Message, Observation, Policy, Result, Role, Step,
+    TokenRecord, Tool, async_trait,
 };
 
 use super::SUCCESS;
@@ -17,6 +19,9 @@ use super::SUCCESS;
 const LONGEST_ANSWER: usize = 4 << 20;
 /// The most an environment may say in an episode, as bytes of JSON.
 const LONGEST_EPISODE: usize = 64 << 20;
+/// The most that an episode's rewards may add up to, their signs left out: far more than any task pays, and little
+/// enough that sums and squares over episodes are numbers.
+const LARGEST_RETURN: f64 = 1e100;
 
 /// An environment whose every answer is looked at, and whose time is limited even if it never waits.
 pub(super) struct Guarded {
@@ -24,6 +29,10 @@ pub(super) struct Guarded {
     deadline: Instant,
     /// Bytes said so far.
     said: usize,
+    /// The tools that were counted last.
+    tools: Arc<[Tool]>,
+    /// The sum of all rewards without their signs.
+    earned: f64,
     /// Whether the task was solved, as far as its facts say.
     success: Option<bool>,
     /// The facts of the last turn.
@@ -36,6 +45,8 @@ impl Guarded {
             environment,
             deadline,
             said: 0,
+            tools: Arc::default(),
+            earned: 0.0,
             success: None,
             facts: Value::Null,
         }
@@ -56,23 +67,61 @@ impl Guarded {
         if Instant::now() >= self.deadline {
             return Err(EnvError::Invalid("its time is up".to_owned()));
         }
-        let mut bytes = ByteCount(0);
-        let counted = serde_json::to_writer(&mut bytes, &observation.messages);
-        self.said += bytes.0;
-        if counted.is_err() || self.said > LONGEST_EPISODE {
-            return Err(EnvError::Invalid(format!(
-                "the environment says more than {} MiB",
-                if counted.is_err() {
-                    LONGEST_ANSWER
-                } else {
-                    LONGEST_EPISODE
-                } >> 20
-            )));
+        let is_the_agents = |message: &Message| message.role == Role::Assistant;
+        if observation.messages.iter().any(is_the_agents) {
+            return Err(EnvError::Invalid(
+                "a message of the environment has the role `assistant`, which is the agent's alone"
+                    .to_owned(),
+            ));
+        }
+        self.count("messages", &observation.messages)?;
+        // Tools are the same from turn to turn, as a rule.
+        if !Arc::ptr_eq(&observation.tools, &self.tools) {
+            self.count("tools", &*observation.tools)?;
+            self.tools = observation.tools.clone();
         }
         Ok(())
     }
 
+    /// Counts `what` into the bytes that may be said.
+    fn count(&mut self, what: &str, value: &(impl Serialize + ?Sized)) -> Result<()> {
+        let mut bytes = ByteCount(0);
+        let limit = match serde_json::to_writer(&mut bytes, value) {
+            Ok(()) if self.said + bytes.0 <= LONGEST_EPISODE => {
+                self.said += bytes.0;
+                return Ok(());
+            }
+            Ok(()) => LONGEST_EPISODE,
+            Err(error) if error.is_io() => LONGEST_ANSWER,
+            Err(error) => return Err(EnvError::failed(format!("the environment's {what}"), error)),
+        };
+        Err(EnvError::Invalid(format!(
+            "the environment says more than {} MiB, in its {what}",
+            limit >> 20
+        )))
+    }
+
+    /// Rewards are numbers, and so is their sum.
+    fn pay(&mut self, step: &Step) -> Result<()> {
+        let others = step.other_rewards.iter().map(|(_, reward)| reward);
+        for reward in others.chain([&step.reward]) {
+            if !reward.is_finite() {
+                return Err(EnvError::Invalid(format!(
+                    "the environment's reward is {reward}"
+                )));
+            }
+            self.earned += reward.abs();
+        }
+        match self.earned <= LARGEST_RETURN {
+            true => Ok(()),
+            false => Err(EnvError::Invalid(format!(
+                "the environment's rewards add up to more than {LARGEST_RETURN:e}: they have no mean over episodes"
+            ))),
+        }
+    }
+
     fn learn(&mut self, facts: &Facts) -> Result<()> {
+        self.count("facts", facts)?;
         let json = serde_json::to_value(facts)
             .map_err(|error| EnvError::failed("the environment's facts", error))?;
         match json.get(SUCCESS) {
@@ -97,18 +146,8 @@ impl Environment for Guarded {
         let step = self.environment.step(action).await?;
         self.check(&step.observation)?;
         self.learn(&step.facts)?;
-        check_rewards(&step)?;
+        self.pay(&step)?;
         Ok(step)
-    }
-}
-
-fn check_rewards(step: &Step) -> Result<()> {
-    let others = step.other_rewards.iter().map(|(_, reward)| reward);
-    match others.chain([&step.reward]).find(|r| !r.is_finite()) {
-        Some(reward) => Err(EnvError::Invalid(format!(
-            "the environment's reward is {reward}"
-        ))),
-        None => Ok(()),
     }
 }
 

@@ -1,11 +1,12 @@
 //! `Log`: trajectories on the disk, line by line as episodes end.
 //!
 //! A line is handed to the system whole, the moment its episode ends, so a run that is killed loses no
-//! finished episode; a last line without its end was cut off and is played again. Episodes that failed are in
-//! a file of their own, `….failures.jsonl`, because they are no trajectories, and are tried again by the next
+//! finished episode; a last line of ours without its end was cut off and is played again. Episodes that failed are
+//! in a file of their own, `….failures.jsonl`, because they are no trajectories, and are tried again by the next
 //! run.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,9 +16,14 @@ use serde_json::{Map, Value, json};
 use socratiq_agents::model::write;
 use socratiq_envs::Trajectory;
 
-use super::{FACTS, Key, Played, Rollouts, SAMPLE, SUCCESS};
+use super::{FACTS, Failure, Key, Played, Rollouts, SAMPLE, SUCCESS};
 use crate::evaluation::Outcome;
 use crate::whole_file::make_folder_of;
+
+/// What every line of ours begins with.
+const START: &[u8] = b"{\"id\":\"";
+/// What the names of failures end with.
+const FAILURES: &str = "failures.jsonl";
 
 /// An open log. No other process writes into it meanwhile.
 #[derive(Debug)]
@@ -25,9 +31,8 @@ pub struct Log {
     path: PathBuf,
     file: File,
     failures: PathBuf,
-    done: HashSet<Key>,
-    outcomes: Vec<Outcome>,
-    failed: usize,
+    outcomes: HashMap<Key, Outcome>,
+    failed: Vec<(Key, Failure)>,
 }
 
 impl Log {
@@ -35,9 +40,11 @@ impl Log {
     /// the same has finished stays.
     ///
     /// # Errors
-    /// When another process is writing into it, a line is no trajectory, or it is the log of another
-    /// environment, model or planner.
+    /// When another process is writing into it, a line is no trajectory, it is the log of another
+    /// environment, model, planner or setting, or [`Rollouts::check`] refuses the limits. What was there stays.
     pub fn open(path: &Path, rollouts: &Rollouts) -> Result<Self> {
+        rollouts.check()?;
+        let failures = failures_of(path)?;
         let place = || format!("cannot write `{}`", path.display());
         make_folder_of(path)?;
         let mut options = File::options();
@@ -46,69 +53,81 @@ impl Log {
         if file.try_lock().is_err() {
             bail!("`{}` is being written by another run", path.display());
         }
-        let failures = path.with_extension("failures.jsonl");
-        match fs::remove_file(&failures) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error)
-                    .with_context(|| format!("cannot replace `{}`", failures.display()));
-            }
-            _ => {}
-        }
         let mut log = Self {
             path: path.to_owned(),
             file,
             failures,
-            done: HashSet::new(),
-            outcomes: Vec::new(),
-            failed: 0,
+            outcomes: HashMap::new(),
+            failed: Vec::new(),
         };
-        let whole = log.read(rollouts)?;
+        let (whole, is_ended) = log.read(rollouts)?;
         log.file.set_len(whole).with_context(place)?;
-        Ok(log)
+        if !is_ended {
+            log.file.write_all(b"\n").with_context(place)?;
+        }
+        match fs::remove_file(&log.failures) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot replace `{}`", log.failures.display()))
+            }
+            _ => Ok(log),
+        }
     }
 
-    /// Reads what is there and returns how many bytes are whole lines.
-    fn read(&mut self, rollouts: &Rollouts) -> Result<u64> {
+    /// Reads what is there; returns how many bytes of it are whole trajectories, and whether the last one's line is
+    /// ended.
+    fn read(&mut self, rollouts: &Rollouts) -> Result<(u64, bool)> {
         let mut lines = BufReader::new(&self.file);
-        let (mut line, mut number, mut whole) = (String::new(), 0, 0);
+        let (mut line, mut number, mut whole) = (Vec::new(), 0, 0);
+        let mut is_ended = true;
         loop {
             line.clear();
             number += 1;
             let place = || format!("`{}`: line {number}", self.path.display());
-            match lines.read_line(&mut line) {
-                Ok(0) => return Ok(whole),
-                Ok(_) if !line.ends_with('\n') => {
-                    tracing::warn!("{}: it was cut off, and is played again", place());
-                    return Ok(whole);
-                }
-                read => whole += read.with_context(place)? as u64,
+            let read = lines.read_until(b'\n', &mut line).with_context(place)?;
+            if read == 0 {
+                return Ok((whole, is_ended));
             }
-            let trajectory: Trajectory = serde_json::from_str(&line).with_context(place)?;
+            is_ended = line.ends_with(b"\n");
+            let trajectory: Trajectory = match serde_json::from_slice(&line) {
+                // Only what we have begun is ours to cut.
+                Err(_) if !is_ended && (line.starts_with(START) || START.starts_with(&line)) => {
+                    tracing::warn!("{}: it was cut off, and is played again", place());
+                    return Ok((whole, true));
+                }
+                read => read.with_context(|| {
+                    format!(
+                        "{}: it is no trajectory: give another file to write into",
+                        place()
+                    )
+                })?,
+            };
+            whole += read as u64;
             let key = Key::of_trajectory(&trajectory)
                 .with_context(|| format!("{}: it has no seed", place()))?;
             if let Some(difference) = difference(&trajectory, rollouts) {
                 bail!("{}: {difference}: give another file to write into", place());
             }
-            let new = self.done.insert(key);
-            ensure!(new, "{}: seed {} is there twice", place(), key.seed.0);
-            self.outcomes.push(Outcome::of(&trajectory, None));
+            let before = self.outcomes.insert(key, Outcome::of(&trajectory, None));
+            let is_new = before.is_none();
+            ensure!(is_new, "{}: seed {} is there twice", place(), key.seed.0);
         }
     }
 
     /// The keys that are not there yet.
     pub fn missing(&self, keys: &[Key]) -> Vec<Key> {
-        let missing = keys.iter().filter(|key| !self.done.contains(key));
+        let missing = keys.iter().filter(|key| !self.outcomes.contains_key(key));
         missing.copied().collect()
     }
 
-    /// What the episodes that are there came to.
-    pub fn outcomes(&self) -> &[Outcome] {
-        &self.outcomes
+    /// What the episodes of `keys` that are there came to, in that order.
+    pub fn outcomes(&self, keys: &[Key]) -> Vec<Outcome> {
+        let there = keys.iter().filter_map(|key| self.outcomes.get(key));
+        there.copied().collect()
     }
 
-    /// How many episodes of this run failed.
-    pub fn failures(&self) -> usize {
-        self.failed
+    /// The episodes of this run that failed, as they ended, and why.
+    pub fn failures(&self) -> &[(Key, Failure)] {
+        &self.failed
     }
 
     /// Writes an episode down.
@@ -121,8 +140,7 @@ impl Log {
                 append(&mut self.file, &finished.trajectory)
                     .with_context(|| format!("cannot write `{}`", self.path.display()))?;
                 let outcome = Outcome::of(&finished.trajectory, Some(finished.seconds));
-                self.outcomes.push(outcome);
-                self.done.insert(played.key);
+                self.outcomes.insert(played.key, outcome);
             }
             Err(failure) => {
                 let mut line = json!(played.key);
@@ -131,7 +149,7 @@ impl Log {
                 let file = options.append(true).create(true).open(&self.failures);
                 file.and_then(|mut file| append(&mut file, &line))
                     .with_context(|| format!("cannot write `{}`", self.failures.display()))?;
-                self.failed += 1;
+                self.failed.push((played.key, failure.clone()));
             }
         }
         Ok(())
@@ -161,6 +179,25 @@ impl Log {
     }
 }
 
+/// Where the failures of the log at `path` are: `name.failures.jsonl` for `name.jsonl`, and for any other `name`.
+fn failures_of(path: &Path) -> Result<PathBuf> {
+    let name = path
+        .file_name()
+        .with_context(|| format!("`{}` is no name of a file", path.display()))?;
+    ensure!(
+        !name.to_string_lossy().ends_with(&format!(".{FAILURES}")),
+        "`{}` is the name of another log's failures: give another file to write into",
+        path.display()
+    );
+    let stem = match path.extension() {
+        Some(extension) if extension == "jsonl" => path.file_stem().unwrap_or(name),
+        _ => name,
+    };
+    let mut failures = OsString::from(stem);
+    failures.push(format!(".{FAILURES}"));
+    Ok(path.with_file_name(failures))
+}
+
 /// Appends a line in one call.
 fn append(file: &mut File, value: &impl serde::Serialize) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
@@ -176,11 +213,14 @@ fn difference(trajectory: &Trajectory, rollouts: &Rollouts) -> Option<String> {
     }
     let mut metadata: Map<String, Value> = trajectory.metadata.clone();
     metadata.retain(|key, _| ![SAMPLE, SUCCESS, FACTS].contains(&key.as_str()));
-    let keys = metadata.keys().chain(rollouts.metadata.keys());
+    let keys = rollouts.metadata.keys().chain(metadata.keys());
     keys.into_iter()
         .find(|key| metadata.get(*key) != rollouts.metadata.get(*key))
         .map(|key| {
-            let of = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+            let of = |map: &Map<String, Value>| match map.get(key) {
+                Some(value) => value.to_string(),
+                None => "not recorded".to_owned(),
+            };
             let (found, wanted) = (of(&metadata), of(&rollouts.metadata));
             format!("its {key} is {found}, not {wanted}")
         })

@@ -8,6 +8,7 @@
 //! than they win.
 
 use std::fmt;
+use std::iter;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -35,6 +36,8 @@ const SMALL: usize = 2 << 20;
 pub struct ModelThread {
     requests: Sender<Turn>,
     decoder: Arc<Decoder>,
+    /// The second model, where one was given.
+    reference: Option<Arc<Decoder>>,
     codec: Arc<dyn Codec>,
 }
 
@@ -94,6 +97,7 @@ impl ModelThread {
         Ok(Self {
             requests,
             decoder,
+            reference: reference.cloned(),
             codec,
         })
     }
@@ -117,6 +121,20 @@ impl ModelThread {
             model.codec.clone(),
             reference.map(|reference| &reference.decoder),
         )
+    }
+
+    /// True if planners can compare it with a reference: a second model, or itself without its adapters.
+    pub fn has_reference(&self) -> bool {
+        self.reference.is_some() || self.decoder.has_adapters()
+    }
+
+    /// Sixteen hexadecimal digits that are others for other weights, of the model or of its reference.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for decoder in iter::once(&self.decoder).chain(&self.reference) {
+            hasher.update(decoder.fingerprint(Adapters::On).as_bytes());
+        }
+        hasher.finalize().to_hex()[..16].to_owned()
     }
 
     /// The model's words.

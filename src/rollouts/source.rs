@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Map;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Map, Value};
 use socratiq_agents::LanguageModel;
 use socratiq_agents::model::Weights;
 use socratiq_envs::elicitation::Style;
@@ -68,6 +68,22 @@ impl Source {
         )?))
     }
 
+    /// What trajectories say beside the names of model and planner: everything else that changes them, so that a log
+    /// is not gone on with under other settings.
+    pub fn metadata(&self, options: &SourceOptions) -> Map<String, Value> {
+        let mut metadata = Map::new();
+        if self.plans() {
+            metadata.insert("max_new_tokens".to_owned(), options.max_tokens.into());
+        }
+        if let Self::Model(model) = self {
+            if let Some(reference) = &options.reference {
+                metadata.insert("reference".to_owned(), reference.as_str().into());
+            }
+            metadata.insert("model_fingerprint".to_owned(), model.fingerprint().into());
+        }
+        metadata
+    }
+
     /// True if planners make a difference to it.
     pub fn plans(&self) -> bool {
         !matches!(self, Self::Baseline(_))
@@ -76,7 +92,8 @@ impl Source {
     /// The policies that play `task`.
     ///
     /// # Errors
-    /// When the task has no such baseline, or an endpoint cannot follow the planner.
+    /// When the task has no such baseline, an endpoint cannot follow the planner, or the planner needs a reference and
+    /// there is none.
     pub fn policies(
         &self,
         task: &Task,
@@ -93,6 +110,11 @@ impl Source {
                 Arc::new(move |_, _| Box::new(questioner.clone()))
             }
             Self::Model(model) => {
+                ensure!(
+                    !planner.needs_reference() || model.has_reference(),
+                    "the planner compares the model with a reference, and there is none: give one with --reference, or \
+                     take a planner that maximises the likelihood"
+                );
                 let model = model.clone();
                 Arc::new(move |sample, world| {
                     Box::new(model.policy(planner.clone(), max_tokens, sample, world))

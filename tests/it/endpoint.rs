@@ -2,14 +2,19 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
 use socratiq::Task;
 use socratiq::agents::Sampling;
 use socratiq::endpoint::{Endpoint, EndpointOptions};
-use socratiq::envs::{Policy, RunSeed, Split};
+use socratiq::envs::{
+    Environment, EpisodeSeed, Message, Observation, Policy, RunSeed, Split, Step, Tool, Trajectory,
+};
 use socratiq::rollouts::{Key, Played, Rollouts, World};
 
 /// A request as the server saw it: its headers, in small letters, and its body.
@@ -63,17 +68,19 @@ impl Server {
     }
 
     fn play(&self, env: &str, key: Option<&str>, options: EndpointOptions) -> Played {
+        let rollouts = self.rollouts(env, key, options);
+        let keys = Key::of_run(RunSeed(0), Split::Train, 1, 1);
+        rollouts.collect(&keys).unwrap().remove(0)
+    }
+
+    fn rollouts(&self, env: &str, key: Option<&str>, options: EndpointOptions) -> Rollouts {
         let task: Task = env.parse().unwrap();
         let spec = format!("{}#tiny", self.address);
         let endpoint = Endpoint::with_key(&spec, key, options).unwrap();
         let policy = Arc::new(move |sample, _: &World| -> Box<dyn Policy> {
             Box::new(endpoint.policy(Sampling::default(), 50, sample))
         });
-        let keys = Key::of_run(RunSeed(0), Split::Train, 1, 1);
         Rollouts::new(&task, env, policy)
-            .collect(&keys)
-            .unwrap()
-            .remove(0)
     }
 
     fn requests(&self) -> Vec<Request> {
@@ -120,15 +127,30 @@ fn a_busy_server_is_asked_again_and_the_key_goes_with_it() {
 }
 
 #[test]
-fn a_server_that_refuses_costs_the_episode_and_does_not_show_the_key() {
-    let server = Server::start(|_, _| (401, "", "bad key: secret-key".to_owned()));
-    let played = server.play("bandit", Some("secret-key"), EndpointOptions::default());
-    let failure = played.result.unwrap_err().to_string();
-    assert!(
-        failure.contains("401") && failure.contains("bad key: …"),
-        "{failure}"
-    );
-    assert_eq!(server.requests().len(), 1);
+fn a_server_that_turns_us_away_ends_the_run_and_does_not_show_the_key() {
+    for (status, key) in [(401, Some("secret-key")), (403, None), (404, None)] {
+        let server = Server::start(move |_, _| (status, "", "bad key: secret-key".to_owned()));
+        let options = EndpointOptions::default();
+        let mut rollouts = server.rollouts("bandit", key, options);
+        rollouts.concurrency = 1;
+        let keys = Key::of_run(RunSeed(0), Split::Train, 20, 1);
+        let error = format!("{:#}", rollouts.collect(&keys).unwrap_err());
+        assert!(error.contains(&status.to_string()), "{error}");
+        assert_eq!(error.contains("bad key: …"), key.is_some(), "{error}");
+        assert!(error.contains("SOCRATIQ_API_KEY"), "{error}");
+        assert_eq!(server.requests().len(), 1);
+    }
+    // Of a server that has answered before, it is believed to be about this request.
+    let server = Server::start(|number, _| match number {
+        1 => (403, "", "flagged".to_owned()),
+        _ => (200, "", says("blue")),
+    });
+    let mut rollouts = server.rollouts("bandit", None, EndpointOptions::default());
+    rollouts.concurrency = 1;
+    let keys = Key::of_run(RunSeed(0), Split::Train, 3, 1);
+    let played = rollouts.collect(&keys).unwrap();
+    let failed: Vec<bool> = played.iter().map(|one| one.result.is_err()).collect();
+    assert_eq!(failed, [false, true, false]);
     let endpoint = Endpoint::with_key(
         "https://example.org/v1#m",
         Some("secret-key"),
@@ -165,13 +187,241 @@ fn a_server_that_stays_busy_or_silent_is_given_up() {
         .unwrap_err()
         .to_string();
     assert!(failure.contains("after 2 attempts"), "{failure}");
-    let confused = Server::start(|_, _| (200, "", "<html>".to_owned()));
-    let failure = confused
-        .play("bandit", None, impatient)
-        .result
-        .unwrap_err()
-        .to_string();
-    assert!(failure.contains("no chat completion"), "{failure}");
+}
+
+/// What an episode failed with, and how often the server was asked.
+fn failure_of(server: &Server) -> (String, usize) {
+    let options = EndpointOptions {
+        attempts: 2,
+        ..EndpointOptions::default()
+    };
+    let played = server.play("bandit", Some("secret-key"), options);
+    (
+        played.result.unwrap_err().to_string(),
+        server.requests().len(),
+    )
+}
+
+#[test]
+fn what_is_no_answer_is_quoted_without_the_key() {
+    for (body, expected) in [
+        ("<html>no secret-key today", "`<html>no … today`"),
+        (
+            r#"{"choices": [{"message": {"role": "assis"#,
+            r#"`{"choices": [{"message": {"role": "assis`"#,
+        ),
+        (r#"{"choices": []}"#, "its message: invalid type: null"),
+        (
+            r#"{"choices": [{"message": {"role": "user", "content": "hi"}}]}"#,
+            "has the role `User`",
+        ),
+        (
+            r#"{"choices": [{"message": {"role": "secret-key"}}]}"#,
+            "unknown variant `…`",
+        ),
+        (r#"{"error": {"message": "out of cake"}}"#, "out of cake"),
+    ] {
+        let server = Server::start(move |_, _| (200, "", body.to_owned()));
+        let (failure, requests) = failure_of(&server);
+        assert!(failure.contains(expected), "{failure}");
+        assert!(!failure.contains("secret-key"), "{failure}");
+        assert_eq!(requests, 1);
+    }
+    // An error that came in place of an answer is asked again for where it may pass.
+    for code in [json!(429), json!("503")] {
+        let body = json!({"error": {"message": "busy", "code": code}}).to_string();
+        let server = Server::start(move |_, _| (200, "retry-after: 0\r\n", body.clone()));
+        let (failure, requests) = failure_of(&server);
+        assert!(
+            failure.contains("after 2 attempts") && failure.contains("busy"),
+            "{failure}"
+        );
+        assert_eq!(requests, 2);
+    }
+}
+
+#[test]
+fn oddities_beside_the_message_cost_nothing() {
+    let server = Server::start(|_, _| {
+        let answer = json!({"choices": [{"message": {"content": "blue", "reward": 7, "logprobs": "none",
+                "completion_tokens": "many"},
+            "token_ids": [1, -2], "logprobs": {"content": [{"logprob": null}, {"logprob": -0.5}]}}],
+            "prompt_token_ids": [1, 2], "usage": {"completion_tokens": 2.0}, "error": null});
+        (200, "", answer.to_string())
+    });
+    let played = server.play("bandit", None, EndpointOptions::default());
+    let trajectory = played.result.unwrap().trajectory;
+    let said = &trajectory.messages[1];
+    assert_eq!((said.reward, trajectory.return_), (Some(1.0), 1.0));
+    assert_eq!(
+        json!(said.message.extra),
+        json!({"completion_tokens": 2, "logprobs": [null, -0.5]})
+    );
+    let line = serde_json::to_string(&trajectory).unwrap();
+    assert_eq!(line.matches("\"reward\"").count(), 1);
+    assert_eq!(
+        serde_json::from_str::<Trajectory>(&line).unwrap(),
+        trajectory
+    );
+}
+
+#[test]
+fn fields_that_a_server_refuses_are_not_sent_again() {
+    let server = Server::start(|_, body| {
+        for field in ["return_token_ids", "seed"] {
+            if body.get(field).is_some() {
+                let complaint = format!("Unrecognized request argument supplied: {field}");
+                return (
+                    400,
+                    "",
+                    json!({"error": {"message": complaint}}).to_string(),
+                );
+            }
+        }
+        (200, "", says("blue"))
+    });
+    let rollouts = server.rollouts("bandit", None, EndpointOptions::default());
+    let keys = Key::of_run(RunSeed(0), Split::Train, 5, 1);
+    let rollouts = Rollouts {
+        concurrency: 1,
+        ..rollouts
+    };
+    assert!(
+        rollouts
+            .collect(&keys)
+            .unwrap()
+            .iter()
+            .all(|one| one.result.is_ok())
+    );
+    // Twice refused, and then an answer for each episode.
+    let requests = server.requests();
+    assert_eq!(requests.len(), 2 + 5);
+    assert!(
+        requests[2..]
+            .iter()
+            .all(|(_, body)| body["logprobs"] == true)
+    );
+}
+
+/// Wants the weather to be looked up, and ends when it was.
+struct Weather;
+
+#[async_trait]
+impl Environment for Weather {
+    async fn reset(&mut self, _seed: EpisodeSeed) -> socratiq::envs::Result<Observation> {
+        let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+        let mut observation = Observation::new(vec![Message::user("Is it warm in Lima?")]);
+        observation.tools =
+            vec![Tool::new("weather", "Looks out of the window", parameters)].into();
+        Ok(observation)
+    }
+
+    async fn step(&mut self, action: Message) -> socratiq::envs::Result<Step> {
+        let Some(call) = action.tool_calls.first() else {
+            return Ok(Step::terminated(vec![Message::user("Thanks.")], 1.0));
+        };
+        let arguments = call.function.arguments.parse().unwrap();
+        assert_eq!(json!(arguments), json!({"city": "Lima"}));
+        let id = call.id.clone().unwrap();
+        let mut step = Step::reply(vec![Message::tool(id, "22 degrees")], 0.0);
+        step.observation.tools = vec![Tool::new("weather", "Looks again", json!({}))].into();
+        Ok(step)
+    }
+}
+
+#[test]
+fn tools_are_offered_called_and_answered() {
+    let server = Server::start(|number, _| {
+        let call = json!({"id": "c1", "type": "function",
+            "function": {"name": "weather", "arguments": "{\"city\":\"Lima\"}"}});
+        let message = match number {
+            0 => json!({"role": "assistant", "content": null, "tool_calls": [call]}),
+            _ => json!({"role": "assistant", "content": "It is."}),
+        };
+        (
+            200,
+            "",
+            json!({"choices": [{"message": message}]}).to_string(),
+        )
+    });
+    let rollouts = Rollouts {
+        environment: Arc::new(|| Ok(Box::new(Weather))),
+        ..server.rollouts("bandit", None, EndpointOptions::default())
+    };
+    let keys = Key::of_run(RunSeed(0), Split::Train, 1, 1);
+    let played = rollouts.collect(&keys).unwrap().remove(0);
+    let trajectory = played.result.unwrap().trajectory;
+    assert_eq!(trajectory.return_, 1.0);
+    let requests = server.requests();
+    let [(_, first), (_, second)] = &requests[..] else {
+        panic!("{} requests", requests.len());
+    };
+    let offered = &first["tools"][0];
+    assert_eq!(
+        (&offered["type"], &offered["function"]["name"]),
+        (&json!("function"), &json!("weather"))
+    );
+    assert_eq!(
+        offered["function"]["parameters"]["properties"]["city"]["type"],
+        "string"
+    );
+    assert_eq!(second["tools"][0]["function"]["description"], "Looks again");
+    let messages = second["messages"].as_array().unwrap();
+    assert_eq!(messages.len(), 3);
+    let called = &messages[1]["tool_calls"][0];
+    // As a string, and not as the object that it spells.
+    assert_eq!(called["function"]["arguments"], "{\"city\":\"Lima\"}");
+    assert_eq!(
+        messages[2],
+        json!({"role": "tool", "content": "22 degrees", "tool_call_id": called["id"]})
+    );
+}
+
+#[test]
+fn ctrl_c_keeps_the_columns_that_are_finished() {
+    let (asked, was_asked) = channel();
+    let server = Server::start(move |_, _| {
+        asked.send(()).unwrap();
+        std::thread::sleep(Duration::from_mins(1));
+        (200, "", says("blue"))
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("eval.json");
+    let slow = format!("{}#slow", server.address);
+    let child = Command::new(env!("CARGO_BIN_EXE_socratiq"))
+        .args([
+            "eval",
+            "--model",
+            "random",
+            &slow,
+            "--env",
+            "elicitation",
+            "--episodes",
+            "30",
+        ])
+        .args(["--out", out.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The second column has begun, so the first is there.
+    was_asked.recv_timeout(Duration::from_mins(1)).unwrap();
+    let interrupt = ["-INT", &child.id().to_string()];
+    assert!(
+        Command::new("kill")
+            .args(interrupt)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{errors}");
+    assert!(errors.contains("1 of 2 columns are finished"), "{errors}");
+    let report: Value = serde_json::from_slice(&std::fs::read(&out).unwrap()).unwrap();
+    let columns = report["columns"].as_array().unwrap();
+    assert_eq!((columns.len(), &columns[0]["name"]), (1, &json!("random")));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("random"));
 }
 
 #[test]
@@ -236,4 +486,20 @@ fn addresses_say_what_is_missing() {
     assert!(error("https://example.org/v1", None).contains("names no model"));
     assert!(error("http://example.org/v1#m", Some("k")).contains("without encryption"));
     assert!(error("https://#m", None).contains("is no address"));
+    let told = error("https://ann:hush@example.org/v1#m", None);
+    assert!(
+        told.contains("a name or a password") && !told.contains("hush"),
+        "{told}"
+    );
+    let told = error("https://example.org/v1#m", Some("hush\nhush"));
+    assert!(
+        told.contains("cannot be sent") && !told.contains("hush"),
+        "{told}"
+    );
+    let none = EndpointOptions {
+        requests_per_minute: Some(0),
+        ..EndpointOptions::default()
+    };
+    let refused = Endpoint::with_key("https://example.org/v1#m", None, none);
+    assert!(refused.unwrap_err().to_string().contains("at least 1"));
 }

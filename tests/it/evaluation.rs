@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 use socratiq::envs::{EpisodeSeed, RunSeed, Split, Stream};
-use socratiq::evaluation::{Column, Outcome, compare, plot};
+use socratiq::evaluation::{Column, Outcome, caveat, compare, plot};
 use socratiq::rollouts::Key;
 use socratiq::stats::{Estimate, PairedOutcomes, bootstrap_mean, wilson};
 
@@ -149,6 +149,18 @@ fn a_column_in_which_everything_failed_has_no_means() {
     assert!(json["differences"].as_array().unwrap().is_empty());
     assert!(evaluation.to_string().contains("3 of 3"));
     assert!(plot(&evaluation).ends_with("</svg>\n"));
+}
+
+#[test]
+fn few_episodes_are_warned_of() {
+    let caveat_of = |episodes: u64| {
+        let outcomes = (0..episodes).map(|seed| outcome(seed, true, 1.0)).collect();
+        caveat(&compare(&[column("a", "task", outcomes)], RunSeed(0)))
+    };
+    assert_eq!(caveat_of(0), None);
+    assert!(caveat_of(1).unwrap().contains("no interval"));
+    assert!(caveat_of(29).unwrap().contains("29 episodes are few"));
+    assert_eq!(caveat_of(30), None);
 }
 
 #[test]

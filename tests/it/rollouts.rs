@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use socratiq::agents::chat::{ChatCodec, Tokenizer};
 use socratiq::agents::model::{Decoder, ModelConfig};
 use socratiq::agents::{ByteCodec, Codec, Sampling};
 use socratiq::envs::{
-    EnvError, Environment, EpisodeSeed, Message, Observation, Policy, RunSeed, Split, Step,
+    EnvError, Environment, EpisodeSeed, Message, Observation, Policy, RunSeed, Split, Step, Tool,
     Trajectory, TurnLimit,
 };
-use socratiq::rollouts::{Failure, Key, ModelThread, Played, Rollouts, World, drifted};
+use socratiq::rollouts::{Failure, Key, Log, ModelThread, Played, Rollouts, World, drifted};
 use socratiq::{Planner, Task};
 
 use crate::support::{fails, socratiq, succeeds};
@@ -81,6 +82,30 @@ fn trajectories_are_equal_at_any_concurrency() {
     let seeds: Vec<_> = alone.iter().map(|t| t.seed.unwrap()).collect();
     assert_eq!(seeds, keys.iter().map(|key| key.seed).collect::<Vec<_>>());
     assert_ne!(alone[0].messages[2], alone[1].messages[2]);
+}
+
+/// A model of more than 2M weights writes on one thread, in one batch.
+#[test]
+fn a_large_model_plays_alike_at_any_concurrency() {
+    let decoder = small_decoder(256, 4, 2048);
+    assert!(decoder.num_weights() > 2 << 20, "{}", decoder.num_weights());
+    let model = ModelThread::start(decoder, Arc::new(ByteCodec), None).unwrap();
+    let task: Task = "elicitation:turn_limit=2".parse().unwrap();
+    let policy = Arc::new(move |sample, world: &World| -> Box<dyn Policy> {
+        let planner = Planner::Tokens(Sampling::default());
+        Box::new(model.policy(planner, 8, sample, world))
+    });
+    let play = |concurrency| {
+        let rollouts = Rollouts {
+            concurrency,
+            ..Rollouts::new(&task, "elicitation", policy.clone())
+        };
+        trajectories(&rollouts.collect(&keys(12, 1)).unwrap())
+    };
+    let alone = play(1);
+    for concurrency in [8, 64] {
+        assert!(alone == play(concurrency), "concurrency {concurrency}");
+    }
 }
 
 #[test]
@@ -204,7 +229,13 @@ enum Fault {
     BlocksItsThread,
     NeverEnds,
     SaysTooMuch,
+    HasTooManyFacts,
+    OffersTooManyTools,
+    SpeaksForTheAgent,
+    SaysWhatCannotBeRead,
+    NestsTooDeep,
     RewardsWithoutNumber,
+    RewardsWithoutSum,
     WaitsForAnotherAgent,
     Fails,
 }
@@ -243,7 +274,30 @@ impl Environment for Faulty {
                 let flood = "x".repeat(100 << 20);
                 Ok(Step::reply(vec![Message::user(flood)], 0.0))
             }
+            Fault::HasTooManyFacts => {
+                Ok(Step::terminated(reply, 0.0).with_facts("x".repeat(5 << 20)))
+            }
+            Fault::OffersTooManyTools => {
+                let tool = Tool::new("flood", "x".repeat(5 << 20), json!({}));
+                let mut step = Step::terminated(reply, 0.0);
+                step.observation.tools = vec![tool].into();
+                Ok(step)
+            }
+            Fault::SpeaksForTheAgent => Ok(Step::terminated(
+                vec![Message::assistant("I give up.")],
+                0.0,
+            )),
+            Fault::SaysWhatCannotBeRead => {
+                let mut message = Message::user("Yes.");
+                message.extra.insert("role".to_owned(), "nobody".into());
+                Ok(Step::terminated(vec![message], 0.0))
+            }
+            Fault::NestsTooDeep => {
+                let deep = (0..200).fold(json!(0), |deep, _| json!([deep]));
+                Ok(Step::terminated(reply, 0.0).with_facts(deep))
+            }
             Fault::RewardsWithoutNumber => Ok(Step::reply(reply, f64::NAN)),
+            Fault::RewardsWithoutSum => Ok(Step::reply(reply, -1e308)),
             Fault::WaitsForAnotherAgent => {
                 let mut step = Step::reply(reply, 0.0);
                 step.observation.agent = socratiq::envs::AgentId(7);
@@ -323,7 +377,19 @@ fn a_misbehaving_environment_costs_one_episode_with_a_reason() {
     check_fault(Fault::NeverEnds, timeout("no ending within 400ms"));
     check_fault(Fault::BlocksItsThread, timeout("its thread is blocked"));
     check_fault(Fault::SaysTooMuch, error("says more than 4 MiB"));
+    check_fault(
+        Fault::HasTooManyFacts,
+        error("more than 4 MiB, in its facts"),
+    );
+    check_fault(
+        Fault::OffersTooManyTools,
+        error("more than 4 MiB, in its tools"),
+    );
+    check_fault(Fault::SpeaksForTheAgent, error("has the role `assistant`"));
+    check_fault(Fault::SaysWhatCannotBeRead, error("cannot be read back"));
+    check_fault(Fault::NestsTooDeep, error("cannot be read back"));
     check_fault(Fault::RewardsWithoutNumber, error("reward is NaN"));
+    check_fault(Fault::RewardsWithoutSum, error("add up to more than 1e100"));
     check_fault(Fault::WaitsForAnotherAgent, error("agent 7 is to act"));
     check_fault(Fault::Fails, error("the shop's database: no route to host"));
 }
@@ -507,6 +573,229 @@ fn the_command_writes_equal_files_and_goes_on_with_what_is_missing() {
 }
 
 #[test]
+fn a_log_that_was_cut_off_inside_a_character_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.jsonl");
+    let command = rollout_command(path.to_str().unwrap(), &["--episodes", "3"]);
+    succeeds(&command, "");
+    let whole = std::fs::read(&path).unwrap();
+    let end = whole.len() - 1;
+    for rest in [&b"{\"id\":\"12\",\"env\":\"caf\xc3"[..], b"{\"i", b""] {
+        std::fs::write(&path, [&whole[..], rest].concat()).unwrap();
+        succeeds(&command, "");
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+    }
+    // A whole line without its end is whole.
+    std::fs::write(&path, &whole[..end]).unwrap();
+    let summary: Value = serde_json::from_str(&succeeds(&command, "")).unwrap();
+    assert_eq!(summary["played"], 0);
+    assert_eq!(std::fs::read(&path).unwrap(), whole);
+}
+
+#[test]
+fn files_of_others_stay_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes.jsonl");
+    let name = path.to_str().unwrap();
+    let failures = folder.path().join("notes.failures.jsonl");
+    let foreign =
+        r#"{"id":"1","env":"bandit","messages":[],"return":0.0,"ending":"terminated","seed":2}"#;
+    for (text, expected) in [
+        (
+            "a letter that took me a week",
+            "line 1: it is no trajectory",
+        ),
+        ("[1,2,3]", "line 1: it is no trajectory"),
+        (foreign, "its environment is `bandit`"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(&failures, "why").unwrap();
+        fails(&rollout_command(name, &["--episodes", "3"]), expected);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        assert_eq!(std::fs::read_to_string(&failures).unwrap(), "why");
+    }
+    let name = failures.to_str().unwrap();
+    fails(
+        &rollout_command(name, &["--episodes", "3"]),
+        "another log's failures",
+    );
+    assert_eq!(std::fs::read_to_string(&failures).unwrap(), "why");
+}
+
+#[test]
+fn every_log_has_failures_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let task: Task = "bandit".parse().unwrap();
+    let rollouts = Rollouts::new(&task, "bandit", Arc::new(|_, _| Box::new(Parrot)));
+    for (log, expected) in [
+        ("run.1", "run.1.failures.jsonl"),
+        ("run.2", "run.2.failures.jsonl"),
+        ("run.jsonl", "run.failures.jsonl"),
+        ("run", "run.failures.jsonl"),
+    ] {
+        let mut log = Log::open(&folder.path().join(log), &rollouts).unwrap();
+        let failed = Played {
+            key: keys(1, 1)[0],
+            result: Err(Failure::Panic("oh".to_owned())),
+        };
+        log.push(&failed).unwrap();
+        let lines = lines(&folder.path().join(expected));
+        assert_eq!(lines.len(), 1, "{expected}");
+        assert_eq!(lines[0]["failure"]["reason"], "oh");
+    }
+    assert!(folder.path().join("run.1.failures.jsonl").exists());
+}
+
+#[test]
+fn a_summary_is_of_the_episodes_that_were_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.jsonl");
+    let name = path.to_str().unwrap();
+    for (seed, expected) in [("0", 3), ("1", 6)] {
+        let command = rollout_command(name, &["--episodes", "3", "--seed", seed]);
+        let summary: Value = serde_json::from_str(&succeeds(&command, "")).unwrap();
+        assert_eq!(
+            (&summary["episodes"], &summary["played"]),
+            (&json!(3), &json!(3))
+        );
+        assert_eq!(lines(&path).len(), expected);
+    }
+}
+
+#[test]
+fn a_run_in_which_every_episode_fails_has_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.jsonl");
+    let name = path.to_str().unwrap();
+    let command = [
+        "--model",
+        "mediocre",
+        "--env",
+        "elicitation:question_cost=1e308",
+        "--episodes",
+        "3",
+    ];
+    let output = socratiq(&[&["rollout", "--out", name][..], &command].concat(), "");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(
+        errors.contains("error: all of 3 episodes failed; that of seed"),
+        "{errors}"
+    );
+    assert!(
+        errors.contains("rewards add up to more than 1e100"),
+        "{errors}"
+    );
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&summary["failures"], &summary["episodes"]),
+        (&json!(3), &json!(0))
+    );
+    assert!(lines(&path).is_empty());
+    assert_eq!(lines(&folder.path().join("log.failures.jsonl")).len(), 3);
+    let output = socratiq(&[&["eval"][..], &command].concat(), "");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(
+        errors.contains("error: all episodes failed; mediocre: seed"),
+        "{errors}"
+    );
+    assert!(String::from_utf8(output.stdout).unwrap().contains("3 of 3"));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_a_file_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.jsonl");
+    let name = path.to_str().unwrap();
+    for (more, expected) in [
+        (["--concurrency", "0"], "--concurrency is 0"),
+        (["--max-new-tokens", "0"], "--max-new-tokens is 0"),
+        (["--requests-per-minute", "0"], "--requests-per-minute is 0"),
+        (["--timeout", "0"], "`timeout` is 0 s"),
+        (["--timeout", "1e19"], "`timeout` is 10000000000000000000 s"),
+        (
+            ["--timeout", "1e30"],
+            "--timeout 1000000000000000000000000000000 is no time",
+        ),
+        (
+            ["--reference", "elsewhere"],
+            "--reference is for a model on this machine",
+        ),
+    ] {
+        let command = rollout_command(name, &[&["--episodes", "3"], &more[..]].concat());
+        fails(&command, expected);
+        assert!(!path.exists(), "{more:?}");
+    }
+}
+
+/// Writes a model of random weights into a folder.
+fn save_model(folder: &Path, seed: u64) {
+    std::fs::create_dir_all(folder).unwrap();
+    let special = ["<|im_start|>", "<|im_end|>"];
+    let tokenizer = Tokenizer::train(std::iter::empty(), 300, &special).unwrap();
+    let config = ModelConfig::llama(tokenizer.size(), 16, 1, 2, 4096);
+    let decoder = Decoder::random(config, &mut RunSeed(seed).stream("weights")).unwrap();
+    decoder.save(folder).unwrap();
+    ChatCodec::chatml(tokenizer).unwrap().save(folder).unwrap();
+}
+
+#[test]
+fn a_log_is_not_gone_on_with_under_other_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (model, other) = (path("model"), path("other"));
+    save_model(&model, 1);
+    save_model(&other, 2);
+    let (model_name, other_name) = (model.to_str().unwrap(), other.to_str().unwrap());
+    let log = path("log.jsonl");
+    let play = [
+        "rollout",
+        "--model",
+        model_name,
+        "--env",
+        "elicitation:turn_limit=1",
+        "--planner",
+        "greedy",
+        "--out",
+        log.to_str().unwrap(),
+        "--episodes",
+        "2",
+    ];
+    let with = |more: &[&'static str]| [&play[..], more].concat();
+    fails(
+        &[&play[..6], &["beam:objective=log-ratio"], &play[7..]].concat(),
+        "give one with --reference",
+    );
+    assert!(!log.exists());
+    let short = with(&["--max-new-tokens", "3"]);
+    succeeds(&short, "");
+    let metadata = &lines(&log)[0]["metadata"];
+    assert_eq!(
+        (
+            &metadata["max_new_tokens"],
+            &metadata["model_fingerprint"].as_str().unwrap().len()
+        ),
+        (&json!(3), &16)
+    );
+    // The speed is no setting of an episode.
+    succeeds(
+        &[&short[..], &["--concurrency", "2", "--timeout", "60"]].concat(),
+        "",
+    );
+    fails(
+        &with(&["--max-new-tokens", "4"]),
+        "its max_new_tokens is 3, not 4",
+    );
+    fails(
+        &[&short[..], &["--reference", other_name]].concat(),
+        "its reference is not recorded, not \"",
+    );
+    save_model(&model, 2);
+    fails(&short, "its model_fingerprint is \"");
+}
+
+#[test]
 fn a_run_that_is_killed_loses_no_finished_episode() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("killed.jsonl");
@@ -536,12 +825,9 @@ fn a_run_that_is_killed_loses_no_finished_episode() {
     assert!(output.status.success());
     // It played those of the first 200 that were not there.
     let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let episodes = summary["episodes"].as_u64().unwrap() as usize;
-    assert_eq!(
-        whole + summary["played"].as_u64().unwrap() as usize,
-        episodes
-    );
-    assert_eq!(lines(&path).len(), episodes);
+    assert_eq!(summary["episodes"], 200);
+    let played = summary["played"].as_u64().unwrap() as usize;
+    assert_eq!(lines(&path).len(), whole + played);
 }
 
 #[test]
