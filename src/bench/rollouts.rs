@@ -47,7 +47,10 @@ const IDLE_TURNS: u32 = 20;
 /// How many of them.
 const IDLE_EPISODES: u64 = 5000;
 
-/// Measures `model` in `env`: `alone` episodes one after the other, then two for each of `concurrency`.
+/// Episodes for each of those that are played at a time: the last ones have less company, and must be few among all.
+const EACH: u64 = 5;
+
+/// Measures `model` in `env`: `alone` episodes one after the other, then five for each of `concurrency`.
 ///
 /// # Errors
 /// When an episode fails.
@@ -72,7 +75,7 @@ pub fn measure(
     // Memory is touched, and threads are there, before the first measurement.
     rate(&rollouts(1), 1)?;
     let alone = rate(&rollouts(1), alone)?;
-    let together = rate(&rollouts(concurrency), 2 * concurrency as u64)?;
+    let together = rate(&rollouts(concurrency), EACH * concurrency as u64)?;
     Ok(RolloutRates {
         turns_per_second_without_model,
         alone,
