@@ -28,6 +28,7 @@ mod message;
 mod native;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod rename;
 mod rewarded;
 mod scan;
 mod sharegpt;
@@ -40,6 +41,7 @@ pub use counts::{Counts, Longest};
 pub use format::{FORMATS, Format, FormatEntry};
 pub use log::{Log, LogError, ROW_LIMIT, Row, open};
 pub use native::{native_lines, write_native};
+pub use rename::Rename;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 use serde_json::{Map, json};
 use socratiq::agents::LanguageModel;
-use socratiq::logs::{self, BadRow, Counts, FORMATS, Format, LogError, Record, Row, write_native};
+use socratiq::logs::{
+    self, BadRow, Counts, FORMATS, Format, Log, LogError, Record, Rename, Row, write_native,
+};
 use socratiq::model_path;
 use socratiq::objective::{Kind, Objective};
 use socratiq::train::config::TooLong;
@@ -51,6 +53,9 @@ pub(crate) struct CheckOptions {
     /// The format of all of them, instead of what each one's first good row looks like
     #[arg(long)]
     format: Option<Format>,
+    /// A field that the logs call otherwise than their format, such as good=chosen
+    #[arg(long, value_name = "OLD=NEW")]
+    rename: Vec<Rename>,
     /// Count tokens as this model has them: Hugging Face folder, .gguf file, run directory or hub id
     #[arg(long)]
     model: Option<String>,
@@ -67,6 +72,9 @@ pub(crate) struct ConvertOptions {
     /// The format, instead of what the first good row looks like
     #[arg(long)]
     format: Option<Format>,
+    /// A field that the log calls otherwise than its format, such as good=chosen
+    #[arg(long, value_name = "OLD=NEW")]
+    rename: Vec<Rename>,
     /// What a row does that cannot be used
     #[arg(long, value_enum, default_value_t = OnBadRow::Error)]
     on_bad_row: OnBadRow,
@@ -126,7 +134,8 @@ fn check(options: &CheckOptions) -> Result<()> {
     let (mut seen, mut complaints) = (HashSet::new(), Complaints::default());
     for path in &options.files {
         let mut counts = Counts::default();
-        let mut log = logs::open(path, options.format)?;
+        let log = logs::open(path, options.format)?;
+        let mut log = log.renaming(options.rename.clone());
         for row in log.by_ref() {
             match row {
                 Ok(row) => {
@@ -174,18 +183,15 @@ fn convert(options: &ConvertOptions) -> Result<()> {
     let mut complaints = Complaints::default();
     let (written, format) = write_whole(&options.out, |out| {
         let mut written = 0;
-        let format = for_each_row(
-            (&options.file, options.format),
-            options.on_bad_row,
-            &mut complaints,
-            |row| {
-                rows += 1;
-                for record in &row.records {
-                    written += write_native(record, out)?;
-                }
-                Ok(())
-            },
-        )?;
+        let log = logs::open(&options.file, options.format)?;
+        let log = log.renaming(options.rename.clone());
+        let format = for_each_row(log, options.on_bad_row, &mut complaints, |row| {
+            rows += 1;
+            for record in &row.records {
+                written += write_native(record, out)?;
+            }
+            Ok(())
+        })?;
         Ok((written, format))
     })?;
     let skipped = complaints.close()?;
@@ -248,19 +254,18 @@ fn show(options: &PreviewOptions) -> Result<()> {
     Ok(())
 }
 
-/// Calls `use_row` with each good row of a file and returns the file's format.
+/// Calls `use_row` with each good row of a log and returns the log's format.
 pub(crate) fn for_each_row(
-    (path, format): (&Path, Option<Format>),
+    mut log: Log,
     on_bad_row: OnBadRow,
     complaints: &mut Complaints,
     mut use_row: impl FnMut(Row) -> Result<()>,
 ) -> Result<Option<Format>> {
-    let mut log = logs::open(path, format)?;
     for row in log.by_ref() {
         match row {
             Ok(row) => use_row(row)?,
-            Err(LogError::BadRow { row, .. }) if on_bad_row == OnBadRow::Skip => {
-                complaints.add(path, &row)?;
+            Err(LogError::BadRow { path, row }) if on_bad_row == OnBadRow::Skip => {
+                complaints.add(&path, &row)?;
             }
             Err(error @ LogError::BadRow { .. }) => {
                 return Err(anyhow::Error::new(error)

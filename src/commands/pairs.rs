@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use socratiq::envs::RunSeed;
-use socratiq::logs::{Format, Record, write_native};
+use socratiq::logs::{self, Format, Record, write_native};
 use socratiq::pairs::{RULES, Rule, make_pairs};
 use socratiq::write_whole;
 
@@ -40,8 +40,8 @@ pub(crate) fn pairs(options: &Options) -> Result<()> {
     let mut trajectories = Vec::new();
     let mut complaints = Complaints::default();
     for path in &options.files {
-        let file = (path.as_path(), options.format);
-        for_each_row(file, options.on_bad_row, &mut complaints, |row| {
+        let log = logs::open(path, options.format)?;
+        for_each_row(log, options.on_bad_row, &mut complaints, |row| {
             for record in row.records {
                 match record {
                     Record::Trajectory(trajectory) => trajectories.push(trajectory),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use indicatif::ProgressBar;
 use serde_json::json;
-use socratiq::logs::{Format, LogError, Record};
+use socratiq::logs::{self, Format, LogError, Record};
 use socratiq::score::report::{self, Selection, Source};
 use socratiq::score::{Encoding, Lines, Models, Scorer};
 use socratiq::train::example::{Completion, Example};
@@ -139,7 +139,7 @@ impl Scores {
         let encoding = Encoding::new(self.scorer.models());
         let (mut waiting, mut tokens) = (Vec::new(), 0);
         let encode = |record: &Record| encoding.encode(record);
-        each_encoded(path, options.format, encode, |row| {
+        each_encoded(logs::open(path, options.format)?, encode, |row| {
             let examples = match row {
                 Ok((_, examples)) => examples,
                 Err(LogError::BadRow { path, row }) if options.on_bad_row == OnBadRow::Skip => {

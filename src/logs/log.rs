@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::field::{Fault, Field};
+use super::rename::{Rename, rename};
 use super::source::{self, RawRow, Rows};
 use super::{BadRow, Format, Record};
 
@@ -25,6 +26,7 @@ pub fn open(path: &Path, format: Option<Format>) -> Result<Log> {
         name: path.to_owned(),
         format,
         is_named: format.is_some(),
+        renames: Vec::new(),
     })
 }
 
@@ -35,6 +37,7 @@ pub struct Log {
     format: Option<Format>,
     /// Whether the format was named, and need not be told from the rows.
     is_named: bool,
+    renames: Vec<Rename>,
 }
 
 /// A row that can be used.
@@ -86,7 +89,20 @@ impl Log {
             name: name.to_owned(),
             format,
             is_named: format.is_some(),
+            renames: Vec::new(),
         })
+    }
+
+    /// The same log, whose fields are called otherwise than in its format.
+    #[must_use]
+    pub fn renaming(mut self, renames: Vec<Rename>) -> Self {
+        self.renames = renames;
+        self
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.name
     }
 
     /// The format: the one that was named, or the first good row's; none before it.
@@ -96,7 +112,8 @@ impl Log {
 
     fn read(&mut self, raw: &RawRow) -> std::result::Result<Row, BadRow> {
         let line = raw.line;
-        let value = parse(&raw.bytes).map_err(|fault| fault.at(line))?;
+        let mut value = parse(&raw.bytes).map_err(|fault| fault.at(line))?;
+        rename(&self.renames, &mut value).map_err(|fault| fault.at(line))?;
         let root = Field::root(&value);
         let looks = Format::detect(&value);
         let Some(format) = self.format.or(looks) else {

@@ -1,5 +1,6 @@
 //! The TOML file of a run, and the same with every default spelt out.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -8,7 +9,7 @@ use serde_json::{Map, Value};
 use socratiq_agents::model::{Keep, LoraConfig, ModelConfig};
 
 use super::schedule::Schedule;
-use crate::logs::Format;
+use crate::logs::{self, Log, Rename};
 use crate::objective::Objective;
 
 /// Everything that a run depends on.
@@ -85,6 +86,9 @@ pub struct Data {
     /// The shape of their rows, where it cannot be told from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
+    /// Fields that the files call otherwise than their format: `rename = { good = "chosen" }`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rename: BTreeMap<String, String>,
     /// Whether every epoch has an order of its own.
     #[serde(default = "yes")]
     pub shuffle: bool,
@@ -100,13 +104,18 @@ pub struct Data {
 }
 
 impl Data {
-    /// The format that was named.
+    /// Opens one of the files.
     ///
     /// # Errors
-    /// When there is none of that name.
-    pub fn format(&self) -> Result<Option<Format>> {
+    /// When it cannot be read, or there is no such format.
+    pub fn open(&self, path: &Path) -> Result<Log> {
         let named = self.format.as_deref().map(str::parse);
-        named.transpose().context("`data.format`")
+        let format = named.transpose().context("`data.format`")?;
+        let renames = self.rename.iter().map(|(from, to)| Rename {
+            from: from.clone(),
+            to: to.clone(),
+        });
+        Ok(logs::open(path, format)?.renaming(renames.collect()))
     }
 }
 

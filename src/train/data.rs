@@ -67,8 +67,7 @@ pub fn load(
     let mut report = Report::default();
     for file in files {
         each_encoded(
-            file,
-            data.format()?,
+            data.open(file)?,
             |r| encoder.encode(r),
             |row| {
                 let Some((row, examples)) = report.add(row)? else {

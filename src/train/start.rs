@@ -29,7 +29,7 @@ use super::reference::{Found, Reference};
 use super::run_directory::{Form, RunDirectory, State};
 use super::store::Store;
 use super::tensorboard::EventFile;
-use crate::logs::{self, LogError, Record, Turns};
+use crate::logs::{LogError, Record, Turns};
 use crate::model_path;
 use crate::objective::{Kind, Objective};
 
@@ -399,7 +399,7 @@ fn initial_model(config: &Config) -> Result<PathBuf> {
 fn make_model(config: &Config, new: &NewModel, folder: &Path) -> Result<()> {
     let mut texts = Vec::new();
     for path in &config.data.train {
-        for row in logs::open(path, config.data.format()?)? {
+        for row in config.data.open(path)? {
             match row {
                 Ok(row) => row
                     .records

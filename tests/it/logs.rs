@@ -5,6 +5,7 @@ mod containers;
 mod formats;
 mod malformed;
 mod pairs;
+mod rename;
 mod trajectories;
 
 use std::path::Path;

@@ -194,6 +194,33 @@ fn a_run_does_not_go_on_with_other_examples() {
 }
 
 #[test]
+fn a_run_learns_from_fields_with_other_names() {
+    let (folder, config) = prepared();
+    let log = folder.path().join("prefs.jsonl");
+    let text = fs::read_to_string(&log).unwrap();
+    succeeds(&["train", &config, "--set", "train.updates=2"], "");
+    let expected = metrics(&folder.path().join("run"));
+    fs::write(&log, text.replace("\"chosen\"", "\"good\"")).unwrap();
+    let out = toml::Value::from(folder.path().join("other").to_str().unwrap());
+    let settings = [
+        format!("out={out}"),
+        "data.rename.good=\"chosen\"".to_owned(),
+    ];
+    let short = [
+        "train",
+        &config,
+        "--set",
+        "train.updates=2",
+        "--set",
+        &settings[0],
+        "--set",
+        &settings[1],
+    ];
+    succeeds(&short, "");
+    assert_eq!(metrics(&folder.path().join("other")), expected);
+}
+
+#[test]
 fn kto_has_no_update_of_a_single_example() {
     let folder = tempfile::tempdir().unwrap();
     let rows: Vec<String> = (0..5)
