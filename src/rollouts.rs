@@ -9,7 +9,7 @@
 //! the clock.
 //!
 //! Knows one policy per episode: an environment that waits for a second agent fails with
-//! [`EnvError::NoPolicy`](socratiq_envs::EnvError::NoPolicy).
+//! [`EnvError::NoPolicy`].
 
 mod drift;
 mod guard;
