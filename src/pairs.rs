@@ -69,8 +69,7 @@ pub fn make_pairs(
     rule: &Rule,
     seed: RunSeed,
 ) -> Result<(Vec<Preference>, PairReport)> {
-    let written: Vec<Vec<Message>> = trajectories.iter().map(dialogue).collect();
-    let dialogues: Vec<Vec<Message>> = written.iter().map(|written| words(written)).collect();
+    let dialogues: Vec<Vec<Message>> = trajectories.iter().map(words).collect();
     let mut report = PairReport {
         trajectories: trajectories.len(),
         ..PairReport::default()
@@ -148,21 +147,24 @@ pub fn make_pairs(
         .filter(|(better, worse, ..)| is_cut(*better) || is_cut(*worse));
     report.truncated = cut.count();
 
-    let preference = |(better, worse, common, margin): (usize, usize, usize, f64)| Preference {
-        prompt: Turns::Chat(written[better][..common].to_vec()),
-        chosen: Turns::Chat(written[better][common..].to_vec()),
-        rejected: vec![Turns::Chat(written[worse][common..].to_vec())],
-        margin: Some(margin),
-        weight: 1.0,
-        tools: trajectories[better].tools.clone(),
-        chat_template_kwargs: serde_json::Map::new(),
+    let preference = |(better, worse, common, margin): (usize, usize, usize, f64)| {
+        let [mut chosen, mut rejected] =
+            [better, worse].map(|index| to_last_action(trajectories[index].dialogue()));
+        Preference {
+            rejected: vec![Turns::Chat(rejected.split_off(common))],
+            margin: Some(margin),
+            weight: 1.0,
+            tools: trajectories[better].tools.clone(),
+            chat_template_kwargs: serde_json::Map::new(),
+            chosen: Turns::Chat(chosen.split_off(common)),
+            prompt: Turns::Chat(chosen),
+        }
     };
     Ok((kept.into_iter().map(preference).collect(), report))
 }
 
 /// The messages up to the agent's last.
-fn dialogue(trajectory: &Trajectory) -> Vec<Message> {
-    let mut dialogue = trajectory.dialogue();
+fn to_last_action(mut dialogue: Vec<Message>) -> Vec<Message> {
     while dialogue
         .pop_if(|last| last.role != Role::Assistant)
         .is_some()
@@ -170,13 +172,14 @@ fn dialogue(trajectory: &Trajectory) -> Vec<Message> {
     dialogue
 }
 
-/// The same messages without the tokens that they were written with.
-fn words(written: &[Message]) -> Vec<Message> {
-    let mut words = written.to_vec();
+/// What was said, without the tokens that it was written with.
+fn words(trajectory: &Trajectory) -> Vec<Message> {
+    let messages = trajectory.messages.iter().map(|turn| turn.message.clone());
+    let mut words: Vec<Message> = messages.collect();
     for message in &mut words {
         message.extra.shift_remove(TOKEN_IDS);
     }
-    words
+    to_last_action(words)
 }
 
 /// The indices of each group's trajectories, in the order of the input.

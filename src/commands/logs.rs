@@ -262,16 +262,8 @@ pub(crate) fn for_each_row(
     mut use_row: impl FnMut(Row) -> Result<()>,
 ) -> Result<Option<Format>> {
     for row in log.by_ref() {
-        match row {
-            Ok(row) => use_row(row)?,
-            Err(LogError::BadRow { path, row }) if on_bad_row == OnBadRow::Skip => {
-                complaints.add(&path, &row)?;
-            }
-            Err(error @ LogError::BadRow { .. }) => {
-                return Err(anyhow::Error::new(error)
-                    .context("nothing is written (--on-bad-row skip leaves bad rows out)"));
-            }
-            Err(error) => return Err(error.into()),
+        if let Some(row) = complaints.good(row, on_bad_row)? {
+            use_row(row)?;
         }
     }
     Ok(log.format())
@@ -282,11 +274,29 @@ pub(crate) fn for_each_row(
 pub(crate) struct Complaints(u64);
 
 impl Complaints {
-    pub(crate) fn add(&mut self, path: &Path, row: &BadRow) -> io::Result<()> {
+    fn add(&mut self, path: &Path, row: &BadRow) -> io::Result<()> {
         self.0 += 1;
         match self.0 {
             ..=SHOWN => writeln!(io::stderr(), "{}: {row}", path.display()),
             _ => Ok(()),
+        }
+    }
+
+    /// What can be used, and none of a bad row that is left out; every other one ends the command.
+    pub(crate) fn good<T>(
+        &mut self,
+        row: Result<T, LogError>,
+        on_bad_row: OnBadRow,
+    ) -> Result<Option<T>> {
+        match row {
+            Ok(good) => Ok(Some(good)),
+            Err(LogError::BadRow { path, row }) if on_bad_row == OnBadRow::Skip => {
+                self.add(&path, &row)?;
+                Ok(None)
+            }
+            Err(error @ LogError::BadRow { .. }) => Err(anyhow::Error::new(error)
+                .context("nothing is written (--on-bad-row skip leaves bad rows out)")),
+            Err(error) => Err(error.into()),
         }
     }
 

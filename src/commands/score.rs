@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use indicatif::ProgressBar;
 use serde_json::json;
-use socratiq::logs::{self, Format, LogError, Record};
+use socratiq::logs::{self, Format, Record};
 use socratiq::score::report::{self, Selection, Source};
 use socratiq::score::{Encoding, Lines, Models, Scorer};
 use socratiq::train::example::{Completion, Example};
@@ -140,16 +140,8 @@ impl Scores {
         let (mut waiting, mut tokens) = (Vec::new(), 0);
         let encode = |record: &Record| encoding.encode(record);
         each_encoded(logs::open(path, options.format)?, encode, |row| {
-            let examples = match row {
-                Ok((_, examples)) => examples,
-                Err(LogError::BadRow { path, row }) if options.on_bad_row == OnBadRow::Skip => {
-                    return Ok(complaints.add(&path, &row)?);
-                }
-                Err(error @ LogError::BadRow { .. }) => {
-                    return Err(anyhow::Error::new(error)
-                        .context("nothing is written (--on-bad-row skip leaves bad rows out)"));
-                }
-                Err(error) => return Err(error.into()),
+            let Some((_, examples)) = complaints.good(row, options.on_bad_row)? else {
+                return Ok(());
             };
             for example in examples {
                 let size = example.completions.iter().map(Completion::num_tokens);

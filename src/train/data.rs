@@ -38,7 +38,7 @@ pub struct Report {
     /// Rows whose sides answer different questions.
     pub different_starts: usize,
     /// Dialogues that stop before their end.
-    pub missing_endings: u64,
+    pub missing_endings: usize,
     /// Rows with weights of messages that the objective does not look at.
     pub unused_weights: usize,
 }
@@ -102,6 +102,71 @@ pub fn load(
     Ok(Loaded { examples, report })
 }
 
+impl Loaded {
+    /// Tells of the examples to `name`, and warns of what somebody should know before a model has learned from them.
+    pub fn tell(&self, name: &str) {
+        let Self { examples, report } = self;
+        tracing::info!(
+            "{name}: {} examples of {} rows, {} tokens",
+            examples.len(),
+            report.rows,
+            examples.tokens()
+        );
+        let Report {
+            num_bad,
+            bad,
+            cut,
+            degenerate,
+            different_starts,
+            missing_endings,
+            unused_weights,
+            ..
+        } = report;
+        let odd = [
+            (
+                *num_bad,
+                format!(
+                    "{num_bad} rows are left out because they cannot be used, such as:\n{}",
+                    bad.join("\n")
+                ),
+            ),
+            (
+                *cut,
+                format!(
+                    "{cut} dialogues are cut at the longest length, so their endings are not learnt from: raise \
+                     data.max_length, or set data.too_long = \"refuse\""
+                ),
+            ),
+            (
+                *degenerate,
+                format!("{degenerate} pairs have the same tokens on both sides and teach nothing"),
+            ),
+            (
+                *different_starts,
+                format!(
+                    "in {different_starts} rows the sides answer different questions: `socratiq logs check` counts them"
+                ),
+            ),
+            (
+                *missing_endings,
+                format!(
+                    "{missing_endings} dialogues stop before their end, so that what came of them is missing"
+                ),
+            ),
+            (
+                *unused_weights,
+                format!(
+                    "in {unused_weights} rows messages have weights, which count with objective.turns = \
+                     \"weighted\" only"
+                ),
+            ),
+        ];
+        for (_, text) in odd.iter().filter(|(count, _)| *count > 0) {
+            tracing::warn!("{name}: {text}");
+        }
+    }
+}
+
 impl Report {
     /// Counts a row; what is bad stays here, and what cannot be read ends it all.
     fn add<T>(&mut self, row: Result<T, LogError>) -> Result<Option<T>> {
@@ -122,7 +187,8 @@ impl Report {
     /// Counts what is odd about a row's records and examples.
     fn look_at(&mut self, records: &[Record], examples: &[Example], objective: &Objective) {
         self.different_starts += usize::from(records.iter().any(Record::starts_differ));
-        self.missing_endings += records.iter().map(Record::missing_endings).sum::<u64>();
+        let missing = records.iter().map(Record::missing_endings);
+        self.missing_endings += missing.sum::<u64>() as usize;
         let is_weighted = examples.iter().any(Example::has_message_weights);
         self.unused_weights += usize::from(is_weighted && objective.turns != Turns::Weighted);
         let completions = examples.iter().flat_map(|example| &example.completions);

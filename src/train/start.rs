@@ -17,7 +17,7 @@ use socratiq_envs::RunSeed;
 
 use super::Trainer;
 use super::config::{Config, Model, NewModel};
-use super::data::{self, Loaded, Report};
+use super::data;
 use super::example::Completion;
 use super::learner::{Item, Learner, LiveReference, token_logprobs};
 use super::metrics::{Metrics, metrics};
@@ -176,13 +176,7 @@ impl Examples {
         learner: &mut Learner,
     ) -> Result<Metrics> {
         // What depends on other examples needs more than one.
-        let mut order = Order::new(
-            self.store.len(),
-            config.train.pairs_per_update,
-            config.objective.kind.smallest_update(),
-            false,
-            RunSeed(config.seed),
-        );
+        let mut order = order(config, self.store.len(), false);
         let mut means: Vec<(String, f64, f64)> = Vec::new();
         for part in 0..order.updates_per_epoch() {
             let indices = order.examples(part);
@@ -232,8 +226,11 @@ impl Trainer {
 
         // 2. The logs.
         let context = policy.config().context_length;
-        let load =
-            |files: &[PathBuf], name| load(&config, files, &words.codec, context, run.path(), name);
+        let load = |files: &[PathBuf], name| -> Result<Store> {
+            let loaded = data::load(&config, files, &words.codec, context, run.path())?;
+            loaded.tell(name);
+            Ok(loaded.examples)
+        };
         let train = load(&config.data.train, "train")?;
         let eval = match config.data.eval.is_empty() {
             true => None,
@@ -247,13 +244,7 @@ impl Trainer {
             config.out.display()
         );
         state.examples = examples;
-        let order = Order::new(
-            train.len(),
-            config.train.pairs_per_update,
-            config.objective.kind.smallest_update(),
-            config.data.shuffle,
-            RunSeed(config.seed),
-        );
+        let order = order(&config, train.len(), config.data.shuffle);
         let updates = number_of_updates(&config, &order);
 
         // 3. The reference.
@@ -525,6 +516,28 @@ enum Source {
     Model(Box<Decoder>),
 }
 
+impl Source {
+    /// The policy as it began, which has made `step` updates since then.
+    fn initial(config: &Config, words: &Words, initial: &Path, step: u64) -> Result<Self> {
+        Ok(if config.lora.is_some() {
+            Self::AdaptersOff
+        } else if step == 0 {
+            Self::Policy
+        } else {
+            Self::Model(Box::new(words.open_model(initial)?))
+        })
+    }
+
+    fn decoder<'a>(&'a self, policy: &'a Decoder) -> Option<(&'a Decoder, Adapters)> {
+        match self {
+            Self::None => None,
+            Self::AdaptersOff => Some((policy, Adapters::Off)),
+            Self::Policy => Some((policy, Adapters::On)),
+            Self::Model(decoder) => Some((decoder, Adapters::On)),
+        }
+    }
+}
+
 /// What reading a log with a reference takes.
 struct Reading<'a> {
     config: &'a Config,
@@ -567,27 +580,14 @@ impl References {
                  follow it"
             );
             Source::Model(Box::new(decoder))
-        } else if config.lora.is_some() {
-            Source::AdaptersOff
-        } else if step == 0 {
-            Source::Policy
         } else {
-            Source::Model(Box::new(words.open_model(initial)?))
+            Source::initial(config, words, initial, step)?
         };
         Ok(Self {
             source,
             is_live,
             moves,
         })
-    }
-
-    fn decoder<'a>(&'a self, policy: &'a Decoder) -> Option<(&'a Decoder, Adapters)> {
-        match &self.source {
-            Source::None => None,
-            Source::AdaptersOff => Some((policy, Adapters::Off)),
-            Source::Policy => Some((policy, Adapters::On)),
-            Source::Model(decoder) => Some((decoder, Adapters::On)),
-        }
     }
 
     /// The examples of a store with the reference's answers, of which those to `used` are computed where they
@@ -608,7 +608,7 @@ impl References {
         if self.moves {
             return Ok(examples);
         }
-        let Some((decoder, adapters)) = self.decoder(reading.policy) else {
+        let Some((decoder, adapters)) = self.source.decoder(reading.policy) else {
             return Ok(examples);
         };
         let path = reading
@@ -654,29 +654,26 @@ impl References {
 
     /// A probe of what the policy was like before, for objectives that learn from pairs.
     fn probe(&self, reading: &Reading<'_>, examples: &Examples) -> Result<Option<Probe>> {
-        let Reading { config, policy, .. } = reading;
-        if config
-            .objective
-            .kind
-            .with_weights()
-            .all(|(kind, _)| kind == Kind::Sft)
-        {
+        let config = reading.config;
+        let mut kinds = config.objective.kind.with_weights();
+        if kinds.all(|(kind, _)| kind == Kind::Sft) {
             return Ok(None);
         }
         // Chosen completions of a few examples are enough to see where things go.
         let few = (0..examples.store.len().min(16)).map(|index| examples.store.get(index));
         let few = few.collect::<Result<Vec<_>>>()?;
-        if let Some((decoder, adapters)) = self.decoder(policy) {
-            return Probe::new(&few, decoder, adapters);
-        }
-        // The loss has no reference; the policy itself, as it began, is one.
-        if config.lora.is_some() {
-            Probe::new(&few, policy, Adapters::Off)
-        } else if reading.step == 0 {
-            Probe::new(&few, policy, Adapters::On)
-        } else {
-            let began = reading.words.open_model(reading.initial)?;
-            Probe::new(&few, &began, Adapters::On)
+        // Where the loss has no reference, the policy itself, as it began, is one.
+        let began = match self.source {
+            Source::None => {
+                let (words, initial) = (reading.words, reading.initial);
+                Source::initial(config, words, initial, reading.step)?
+            }
+            _ => Source::None,
+        };
+        let policy = reading.policy;
+        match self.source.decoder(policy).or(began.decoder(policy)) {
+            Some((decoder, adapters)) => Probe::new(&few, decoder, adapters),
+            None => Ok(None),
         }
     }
 
@@ -738,72 +735,21 @@ fn rates(config: &Config, policy: &Decoder) -> Result<Vec<Rates>> {
     Ok(rates.collect())
 }
 
-/// Reads logs, and tells what became of them.
-fn load(
-    config: &Config,
-    files: &[PathBuf],
-    codec: &Arc<ChatCodec>,
-    context: usize,
-    scratch: &Path,
-    name: &str,
-) -> Result<Store> {
-    let Loaded { examples, report } = data::load(config, files, codec, context, scratch)?;
-    tracing::info!(
-        "{name}: {} examples of {} rows, {} tokens",
-        examples.len(),
-        report.rows,
-        examples.tokens()
-    );
-    warn_of(&report, name);
-    Ok(examples)
+/// The order of so many examples.
+fn order(config: &Config, examples: usize, shuffle: bool) -> Order {
+    Order::new(
+        examples,
+        config.train.pairs_per_update,
+        config.objective.kind.smallest_update(),
+        shuffle,
+        RunSeed(config.seed),
+    )
 }
 
 fn number_of_updates(config: &Config, order: &Order) -> u64 {
     match (config.train.updates, config.train.epochs) {
         (Some(updates), _) => updates,
         (None, epochs) => (epochs.unwrap_or(1.0) * order.updates_per_epoch() as f64).ceil() as u64,
-    }
-}
-
-/// Warns of what somebody should know of a log before a model has learned from it.
-fn warn_of(report: &Report, name: &str) {
-    if report.num_bad > 0 {
-        tracing::warn!(
-            "{name}: {} rows are left out because they cannot be used, such as:\n{}",
-            report.num_bad,
-            report.bad.join("\n")
-        );
-    }
-    if report.cut > 0 {
-        tracing::warn!(
-            "{name}: {} dialogues are cut at the longest length, so their endings are not learnt from: raise \
-             data.max_length, or set data.too_long = \"refuse\"",
-            report.cut
-        );
-    }
-    if report.degenerate > 0 {
-        tracing::warn!(
-            "{name}: {} pairs have the same tokens on both sides and teach nothing",
-            report.degenerate
-        );
-    }
-    if report.different_starts > 0 {
-        tracing::warn!(
-            "{name}: in {} rows the sides answer different questions: `socratiq logs check` counts them",
-            report.different_starts
-        );
-    }
-    if report.missing_endings > 0 {
-        tracing::warn!(
-            "{name}: {} dialogues stop before their end, so that what came of them is missing",
-            report.missing_endings
-        );
-    }
-    if report.unused_weights > 0 {
-        tracing::warn!(
-            "{name}: in {} rows messages have weights, which count with objective.turns = \"weighted\" only",
-            report.unused_weights
-        );
     }
 }
 

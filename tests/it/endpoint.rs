@@ -17,6 +17,8 @@ use socratiq::envs::{
 };
 use socratiq::rollouts::{Key, Played, Rollouts, World};
 
+use crate::support::interrupt;
+
 /// A request as the server saw it: its headers, in small letters, and its body.
 type Request = (String, Value);
 
@@ -406,14 +408,7 @@ fn ctrl_c_keeps_the_columns_that_are_finished() {
         .unwrap();
     // The second column has begun, so the first is there.
     was_asked.recv_timeout(Duration::from_mins(1)).unwrap();
-    let interrupt = ["-INT", &child.id().to_string()];
-    assert!(
-        Command::new("kill")
-            .args(interrupt)
-            .status()
-            .unwrap()
-            .success()
-    );
+    interrupt(&child);
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{errors}");

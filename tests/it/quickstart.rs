@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{socratiq, succeeds};
+use crate::support::{interrupt, socratiq, succeeds};
 
 fn arguments(out: &Path) -> Vec<String> {
     [
@@ -38,10 +38,7 @@ fn the_main_job_leaves_its_report_and_is_not_done_twice() {
     while !out.join("sft/metrics.jsonl").exists() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let interrupt = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(interrupt.unwrap().success());
+    interrupt(&child);
     let stopped = child.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
     assert_eq!(stopped.status.code(), Some(130), "{said}");

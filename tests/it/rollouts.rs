@@ -19,7 +19,7 @@ use socratiq::envs::{
 use socratiq::rollouts::{Failure, Key, Log, ModelThread, Played, Rollouts, World, drifted};
 use socratiq::{Planner, Task};
 
-use crate::support::{fails, socratiq, succeeds};
+use crate::support::{fails, interrupt, socratiq, succeeds};
 
 /// A decoder over bytes with random weights.
 fn small_decoder(hidden_size: usize, num_layers: usize, context_length: usize) -> Arc<Decoder> {
@@ -846,14 +846,7 @@ fn ctrl_c_keeps_what_is_finished() {
     while !path.exists() || std::fs::metadata(&path).unwrap().len() == 0 {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let interrupt = ["-INT", &child.id().to_string()];
-    assert!(
-        Command::new("kill")
-            .args(interrupt)
-            .status()
-            .unwrap()
-            .success()
-    );
+    interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!lines(&path).is_empty());
 }

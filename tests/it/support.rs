@@ -1,7 +1,7 @@
 //! What several test modules use.
 
 use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 
 use socratiq::agents::model::{Adapters, Decoder};
@@ -38,6 +38,20 @@ pub(crate) fn socratiq(arguments: &[&str], input: &str) -> Output {
     // A command that needs no input may be gone before it is written.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
+}
+
+/// A command's settings, each after its `--set`.
+pub(crate) fn set<'a>(settings: &[&'a str]) -> Vec<&'a str> {
+    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+    settings.collect()
+}
+
+/// Ctrl-C.
+#[track_caller]
+pub(crate) fn interrupt(child: &Child) {
+    let process = child.id().to_string();
+    let kill = Command::new("kill").args(["-INT", &process]).status();
+    assert!(kill.unwrap().success());
 }
 
 /// The command succeeds and prints this.

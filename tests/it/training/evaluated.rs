@@ -10,7 +10,7 @@ use socratiq::train::preview::Colours;
 use socratiq::train::{Ended, Trainer};
 
 use super::{metrics, write_config, write_log};
-use crate::support::{socratiq, succeeds};
+use crate::support::{set, socratiq, succeeds};
 
 /// Checkpoints of a run, by number.
 fn checkpoints(run: &Path) -> Vec<u64> {
@@ -63,8 +63,7 @@ fn a_run_that_gets_no_better_ends_with_the_best_model() {
         "train.early_stopping_patience=3",
         "train.keep_checkpoints=1",
     ];
-    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
-    let arguments: Vec<&str> = ["train", &config].into_iter().chain(settings).collect();
+    let arguments = [&["train", &config][..], &set(&settings)].concat();
     succeeds(&arguments, "");
     // The first evaluation is the best of all, and three more end the run.
     let lines = metrics(&run);
@@ -102,8 +101,7 @@ fn the_loss_of_an_evaluation_is_that_of_training_on_its_data() {
         "train.updates=1",
         "optimizer.learning_rate=1e-30",
     ];
-    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
-    let arguments: Vec<&str> = ["train", &config].into_iter().chain(settings).collect();
+    let arguments = [&["train", &config][..], &set(&settings)].concat();
     succeeds(&arguments, "");
     let line = &metrics(&folder.path().join("run"))[0];
     let number = |name: &str| line[name].as_f64().unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{metrics, write_config, write_log};
-use crate::support::{fails, socratiq, succeeds};
+use crate::support::{fails, set, socratiq, succeeds};
 
 /// A folder with a good log, and the path of a config.
 fn prepared() -> (tempfile::TempDir, String) {
@@ -136,11 +136,7 @@ fn a_last_update_that_leaves_the_numbers_is_no_success() {
             "optimizer.warmup_updates=0",
             "train.updates=1",
         ];
-        let settings = settings
-            .iter()
-            .chain(more)
-            .flat_map(|setting| ["--set", setting]);
-        let arguments: Vec<&str> = ["train", &config].into_iter().chain(settings).collect();
+        let arguments = [&["train", &config][..], &set(&settings), &set(more)].concat();
         let output = socratiq(&arguments, "");
         assert!(!output.status.success());
         String::from_utf8(output.stderr).unwrap()
