@@ -69,13 +69,11 @@ impl Heads {
 /// A stretch of a path: keys and values of some tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Span<'a> {
-    /// The keys.
-    pub keys: Keys<'a>,
-    /// The values, one row of `keys · dim` a token.
-    pub values: Rows<'a>,
-    /// The place of the first token among keys and values. What is before it does not count.
+    /// The keys and values.
+    pub stored: Stored<'a>,
+    /// The place of the first token among them. What is before it does not count.
     pub lead: usize,
-    /// Tokens. What keys and values have beyond them does not count, but is finite.
+    /// Tokens. What is stored beyond them does not count, but is finite.
     pub len: usize,
 }
 
@@ -83,25 +81,32 @@ impl<'a> Span<'a> {
     /// Tokens whose keys and values are rows of matrices.
     pub fn rows(keys: Rows<'a>, values: Rows<'a>) -> Self {
         Self {
-            keys: Keys::Rows(keys),
-            values,
+            stored: Stored::Rows { keys, values },
             lead: 0,
             len: values.len(),
         }
     }
 }
 
-/// The keys of some tokens.
+/// Where the keys and values of some tokens are.
 #[derive(Clone, Copy, Debug)]
-pub enum Keys<'a> {
+pub enum Stored<'a> {
     /// One row a token, `[n, keys · dim]`.
-    Rows(Rows<'a>),
-    /// One column a token, the way they are multiplied: panels `[keys · dim, width]` of `width` tokens each,
-    /// one after the other, of which the last need not be full.
-    Panels {
-        /// From the first panel on.
-        data: &'a [f32],
-        /// Tokens per panel, at most 16.
+    Rows {
+        /// The keys.
+        keys: Rows<'a>,
+        /// The values.
+        values: Rows<'a>,
+    },
+    /// One head after the other, so that what a query reads is one stretch of memory.
+    Heads {
+        /// `places · dim` numbers a head, the way keys are multiplied: panels `[dim, width]`, one column a token.
+        keys: &'a [f32],
+        /// `[places, dim]` a head.
+        values: &'a [f32],
+        /// Tokens that there is room for.
+        places: usize,
+        /// Tokens per panel, at most 16; it divides `places`.
         width: usize,
     },
 }
@@ -447,24 +452,27 @@ impl Cursor {
         base: usize,
     ) -> Option<[Right<'a>; 2]> {
         let (padded, dim) = (heads.padded(), heads.dim);
-        let first = head * dim;
         self.seek(path, base);
         if let Some(span) = path.get(self.span)
-            && let Keys::Panels { data, width: LINE } = span.keys
+            && let Stored::Heads {
+                keys,
+                values,
+                places,
+                width: LINE,
+            } = span.stored
             && padded == dim
             && let place = span.lead + base - self.start
             && place % LINE == 0
-            && place + KEYS <= span.values.len()
+            && place + KEYS <= places
             && (self.start + span.len >= base + KEYS || self.span + 1 == path.len())
         {
-            let panel = heads.keys * dim * LINE;
+            let start = (head * places + place) * dim;
             let keys = Right {
-                data: &data[place / LINE * panel + first * LINE..],
+                data: &keys[start..],
                 step: LINE,
-                group: panel,
+                group: dim * LINE,
             };
-            let values = &span.values.data[place * span.values.stride + first..];
-            return Some([keys, Right::rows(values, span.values.stride)]);
+            return Some([keys, Right::rows(&values[start..], dim)]);
         }
         None
     }
@@ -505,42 +513,52 @@ impl Cursor {
             let offset = base + filled - self.start;
             let here = (span.len - offset).min(KEYS - filled);
             let places = span.lead + offset..span.lead + offset + here;
-            match span.keys {
-                Keys::Rows(rows) => {
+            let rows = values[filled * padded..].chunks_mut(padded);
+            match span.stored {
+                Stored::Rows { keys: from, values } => {
                     for (at, row) in (filled..).zip(places.clone()) {
-                        let key = &rows.row(row)[columns.clone()];
+                        let key = &from.row(row)[columns.clone()];
                         for (into, key) in keys[at..].iter_mut().step_by(KEYS).zip(key) {
                             *into = *key;
                         }
                     }
+                    for (into, row) in rows.zip(places) {
+                        into[..dim].copy_from_slice(&values.row(row)[columns.clone()]);
+                    }
                 }
-                Keys::Panels { data, width } => {
+                Stored::Heads {
+                    keys: from,
+                    values,
+                    places: room,
+                    width,
+                } => {
+                    let (from, values) = (&from[head * room * dim..], &values[head * room * dim..]);
                     let mut place = places.start;
                     while place < places.end {
                         // The tokens that one panel has.
                         let run = (width - place % width).min(places.end - place);
-                        let start = place / width * heads.keys * dim * width + place % width;
                         let at = filled + place - places.start;
-                        let from = &data[start + columns.start * width..];
+                        let panel = &from[place / width * width * dim + place % width..];
                         if run == LINE {
                             // A whole panel at once.
                             let into = keys.chunks_exact_mut(KEYS);
-                            for (into, from) in into.zip(from.chunks_exact(LINE)) {
+                            for (into, from) in into.zip(panel.chunks_exact(LINE)) {
                                 into[at..at + LINE].copy_from_slice(from);
                             }
                         } else {
                             for token in 0..run {
                                 let into = keys[at + token..].iter_mut().step_by(KEYS);
-                                let from = from[token..].iter().step_by(width);
+                                let from = panel[token..].iter().step_by(width).take(dim);
                                 into.zip(from).for_each(|(into, from)| *into = *from);
                             }
                         }
                         place += run;
                     }
+                    let values = values[places.start * dim..].chunks_exact(dim);
+                    for (into, row) in rows.zip(values).take(here) {
+                        into[..dim].copy_from_slice(row);
+                    }
                 }
-            }
-            for (into, row) in values[filled * padded..].chunks_mut(padded).zip(places) {
-                into[..dim].copy_from_slice(&span.values.row(row)[columns.clone()]);
             }
             filled += here;
             self.seek(path, base + filled);
@@ -1013,23 +1031,26 @@ mod tests {
             .path
             .iter()
             .flat_map(|span| {
-                let Keys::Rows(keys) = span.keys else {
+                let Stored::Rows { keys, values } = span.stored else {
                     panic!("the batch has rows")
                 };
-                (0..keys.len()).flat_map(move |row| keys.row(row).iter().zip(span.values.row(row)))
+                (0..keys.len()).flat_map(move |row| keys.row(row).iter().zip(values.row(row)))
             })
             .unzip();
         let count = keys.len() / 32;
-        // Panels of 32 entries and `width` tokens each, and values, with room before and after the tokens.
+        // Two heads of 16 entries, in panels of `width` tokens each, with room before and after the tokens.
         let stored = |rows: &Range<usize>, width: usize, lead: usize| -> [Vec<f32>; 2] {
             let places = (lead + rows.len()).next_multiple_of(width) + 4 * width;
             let mut panels = vec![7.0; places * 32];
             let mut in_rows = vec![7.0; places * 32];
             for (place, row) in (lead..).zip(rows.clone()) {
                 for entry in 0..32 {
-                    panels[place / width * width * 32 + entry * width + place % width] =
-                        keys[row * 32 + entry];
-                    in_rows[place * 32 + entry] = values[row * 32 + entry];
+                    let (head, entry_of_head) = (entry / 16 * places * 16, entry % 16);
+                    panels[head
+                        + place / width * width * 16
+                        + entry_of_head * width
+                        + place % width] = keys[row * 32 + entry];
+                    in_rows[head + place * 16 + entry_of_head] = values[row * 32 + entry];
                 }
             }
             [panels, in_rows]
@@ -1057,9 +1078,13 @@ mod tests {
             let path = ranges
                 .iter()
                 .zip(&pieces)
-                .map(|(rows, [data, values])| Span {
-                    keys: Keys::Panels { data, width },
-                    values: Rows::new(values, 32),
+                .map(|(rows, [keys, values])| Span {
+                    stored: Stored::Heads {
+                        keys,
+                        values,
+                        places: keys.len() / 32,
+                        width,
+                    },
                     lead: rows.start % width,
                     len: rows.len(),
                 })

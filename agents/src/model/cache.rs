@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::config::ModelConfig;
-use crate::kernels::attention::{Keys, Span};
-use crate::kernels::{Buffer, Rows};
+use crate::kernels::Buffer;
+use crate::kernels::attention::{Span, Stored};
 
 /// What a decoder remembers of the tokens that it has read.
 ///
@@ -32,8 +32,8 @@ pub struct Cache {
     len: usize,
 }
 
-/// Consecutive tokens' keys and values: of every layer the keys in panels of 16 tokens, one column a token, then
-/// the values `[capacity, width]`, one row a token.
+/// Consecutive tokens' keys and values, `[layers, 2, heads, capacity · dim]`: the keys in panels of 16 tokens, one column
+/// a token, the values in rows.
 ///
 /// Panels begin at multiples of 16 of the tokens' positions, whatever the first one's is, so that attention reads
 /// them where they are.
@@ -45,24 +45,31 @@ struct Segment {
     lead: usize,
     /// Places.
     capacity: usize,
-    layers: usize,
-    /// Entries of k, and of v, of a token.
-    width: usize,
+    shape: Shape,
     data: Buffer,
 }
 
+/// What a token has.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shape {
+    layers: usize,
+    /// Heads of k, and of v.
+    heads: usize,
+    /// Entries of one.
+    dim: usize,
+}
+
 impl Segment {
-    fn new(layers: usize, width: usize) -> Self {
+    fn new(shape: Shape) -> Self {
         Self {
-            layers,
-            width,
+            shape,
             ..Self::default()
         }
     }
 
     /// Where a layer's keys and its values begin.
     fn starts(&self, layer: usize) -> (usize, usize) {
-        let half = self.capacity * self.width;
+        let half = self.shape.heads * self.capacity * self.shape.dim;
         (2 * layer * half, (2 * layer + 1) * half)
     }
 
@@ -73,29 +80,32 @@ impl Segment {
 
     fn span(&self, layer: usize, len: usize) -> Span<'_> {
         let (keys, values) = self.starts(layer);
+        let (end, _) = self.starts(layer + 1);
         Span {
-            keys: Keys::Panels {
-                data: &self.data[keys..values],
+            stored: Stored::Heads {
+                keys: &self.data[keys..values],
+                values: &self.data[values..end],
+                places: self.capacity,
                 width: self.panel(),
             },
-            values: Rows::new(
-                &self.data[values..values + self.capacity * self.width],
-                self.width,
-            ),
             lead: self.lead,
             len,
         }
     }
 
-    /// Writes a token's keys and values of a layer.
+    /// Writes a token's keys and values of a layer, `[heads · dim]` each.
     fn write(&mut self, layer: usize, token: usize, keys: &[f32], values: &[f32]) {
         let ((keys_start, values_start), panel) = (self.starts(layer), self.panel());
-        let place = self.lead + token;
-        let start = keys_start + place / panel * panel * self.width + place % panel;
-        for (into, key) in self.data[start..].iter_mut().step_by(panel).zip(keys) {
-            *into = *key;
+        let (place, dim) = (self.lead + token, self.shape.dim);
+        let heads = keys.chunks_exact(dim).zip(values.chunks_exact(dim));
+        for (head, (keys, values)) in heads.enumerate() {
+            let first = head * self.capacity * dim;
+            let start = keys_start + first + place / panel * panel * dim + place % panel;
+            for (into, key) in self.data[start..].iter_mut().step_by(panel).zip(keys) {
+                *into = *key;
+            }
+            self.data[values_start + first + place * dim..][..dim].copy_from_slice(values);
         }
-        self.data[values_start + place * self.width..][..self.width].copy_from_slice(values);
     }
 
     /// Makes room for `count` more tokens: exactly so many at first, because a branch of a tree often has
@@ -118,39 +128,46 @@ impl Segment {
             len: self.len,
             lead,
             capacity,
-            layers: self.layers,
-            width: self.width,
-            data: Buffer::zeros(self.layers * 2 * capacity * self.width),
+            shape: self.shape,
+            data: Buffer::zeros(
+                2 * self.shape.layers * self.shape.heads * capacity * self.shape.dim,
+            ),
         };
-        for layer in 0..self.layers {
-            let ((from_keys, from_values), (keys, values)) =
-                (self.starts(layer), grown.starts(layer));
-            if self.panel() == PANEL {
-                let count = (self.lead + self.len).next_multiple_of(PANEL) * self.width;
-                grown.data[keys..keys + count]
-                    .copy_from_slice(&self.data[from_keys..from_keys + count]);
-                let count = (self.lead + self.len) * self.width;
-                grown.data[values..values + count]
-                    .copy_from_slice(&self.data[from_values..from_values + count]);
-            } else {
-                grown.copy(layer, 0, self);
+        if self.panel() == PANEL {
+            // Head by head as it is: both begin at the same place of a panel.
+            let used = (self.lead + self.len).next_multiple_of(PANEL) * self.shape.dim;
+            let (from, into) = (
+                self.capacity * self.shape.dim,
+                grown.capacity * self.shape.dim,
+            );
+            let heads = self.data.chunks_exact(from);
+            for (into, from) in grown.data.chunks_exact_mut(into).zip(heads) {
+                into[..used].copy_from_slice(&from[..used]);
             }
+        } else {
+            (0..self.shape.layers).for_each(|layer| grown.copy(layer, 0, self));
         }
         *self = grown;
     }
 
     /// Writes what `other` has of a layer from `token` on.
     fn copy(&mut self, layer: usize, token: usize, other: &Self) {
-        let ((keys, values), panel, width) = (other.starts(layer), other.panel(), other.width);
-        let mut column = vec![0.0; width];
+        let ((keys_start, values_start), panel) = (other.starts(layer), other.panel());
+        let Shape { heads, dim, .. } = other.shape;
+        let (mut keys, mut values) = (vec![0.0; heads * dim], vec![0.0; heads * dim]);
         for from in 0..other.len {
             let place = other.lead + from;
-            let keys = &other.data[keys + place / panel * panel * width + place % panel..];
-            for (into, key) in column.iter_mut().zip(keys.iter().step_by(panel)) {
-                *into = *key;
+            for head in 0..heads {
+                let (first, entries) = (head * other.capacity * dim, head * dim..(head + 1) * dim);
+                let start = keys_start + first + place / panel * panel * dim + place % panel;
+                let column = other.data[start..].iter().step_by(panel);
+                for (into, key) in keys[entries.clone()].iter_mut().zip(column) {
+                    *into = *key;
+                }
+                let row = &other.data[values_start + first + place * dim..][..dim];
+                values[entries].copy_from_slice(row);
             }
-            let row = &other.data[values + place * width..][..width];
-            self.write(layer, token + from, &column, row);
+            self.write(layer, token + from, &keys, &values);
         }
     }
 }
@@ -171,7 +188,11 @@ impl Cache {
     fn of(config: &ModelConfig) -> Self {
         Self {
             shared: Vec::new(),
-            own: Segment::new(config.num_layers, config.kv_width()),
+            own: Segment::new(Shape {
+                layers: config.num_layers,
+                heads: config.num_kv_heads,
+                dim: config.head_dim,
+            }),
             len: 0,
         }
     }
@@ -189,14 +210,14 @@ impl Cache {
     /// A second cache of the same tokens, sharing the memory of those that there are now.
     #[must_use]
     pub fn fork(&mut self) -> Self {
-        let (layers, width) = (self.own.layers, self.own.width);
+        let shape = self.own.shape;
         if self.own.len > 0 {
-            let own = std::mem::replace(&mut self.own, Segment::new(layers, width));
+            let own = std::mem::replace(&mut self.own, Segment::new(shape));
             self.shared.push(Arc::new(own));
         }
         Self {
             shared: self.shared.clone(),
-            own: Segment::new(layers, width),
+            own: Segment::new(shape),
             len: self.len,
         }
     }
@@ -243,7 +264,7 @@ impl Cache {
         let tokens: usize = tail.iter().map(|segment| segment.len).sum();
         self.own.reserve(tokens + count, self.len - tokens);
         for segment in &tail {
-            for layer in 0..self.own.layers {
+            for layer in 0..self.own.shape.layers {
                 self.own.copy(layer, self.own.len, segment);
             }
             self.own.len += segment.len;
@@ -253,7 +274,7 @@ impl Cache {
     /// Writes keys and values of a layer for tokens that room was made for; they count after
     /// [`Self::commit`]. Each of `rows` ends with k and v.
     pub(crate) fn write<'a>(&mut self, layer: usize, rows: impl Iterator<Item = &'a [f32]>) {
-        let width = self.own.width;
+        let width = self.own.shape.heads * self.own.shape.dim;
         for (index, row) in rows.enumerate() {
             let (keys, values) = row[row.len() - 2 * width..].split_at(width);
             self.own.write(layer, self.own.len + index, keys, values);
