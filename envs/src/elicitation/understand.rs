@@ -227,12 +227,16 @@ pub struct Reader {
     questions: HashMap<String, usize>,
     /// Every known name and its item.
     guesses: HashMap<String, usize>,
-    /// The meaningful words of every known question, with its attribute.
-    bags: Vec<(BTreeSet<String>, usize)>,
-    /// How telling a word is: `ln(1 + attributes / attributes that use it)`.
-    weights: HashMap<String, f64>,
+    /// The meaningful words of every known question, by position among `weights`, with its attribute.
+    bags: Vec<(Vec<usize>, usize)>,
+    /// Where among `weights` a word is that a question uses.
+    words: HashMap<String, usize>,
+    /// How telling each word is: `ln(1 + attributes / attributes that use it)`.
+    weights: Vec<f64>,
     /// The weight of a word that no question uses.
     unknown_weight: f64,
+    /// How many attributes there are.
+    attributes: usize,
 }
 
 impl Reader {
@@ -243,15 +247,20 @@ impl Reader {
     ) -> Result<Self, TableError> {
         let mut questions: HashMap<String, usize> = HashMap::new();
         let mut bags = Vec::new();
-        let mut users: HashMap<String, BTreeSet<usize>> = HashMap::new();
+        let mut words_of_questions: HashMap<String, usize> = HashMap::new();
+        let mut users: Vec<BTreeSet<usize>> = Vec::new();
         for (position, attribute) in attributes.iter().enumerate() {
             for question in &attribute.questions {
                 let words = core(&normalise(question, noun));
-                let bag = meaningful(&words);
-                for word in &bag {
-                    users.entry(word.clone()).or_default().insert(position);
-                }
-                bags.push((bag, position));
+                let bag = meaningful(&words).into_iter().map(|word| {
+                    let place = *words_of_questions.entry(word).or_insert(users.len());
+                    if place == users.len() {
+                        users.push(BTreeSet::new());
+                    }
+                    users[place].insert(position);
+                    place
+                });
+                bags.push((bag.collect(), position));
                 if let Some(other) = questions.insert(words.clone(), position)
                     && other != position
                 {
@@ -291,11 +300,10 @@ impl Reader {
             questions,
             guesses,
             bags,
-            weights: users
-                .into_iter()
-                .map(|(word, users)| (word, weight(users.len())))
-                .collect(),
+            words: words_of_questions,
+            weights: users.iter().map(|users| weight(users.len())).collect(),
             unknown_weight: weight(1),
+            attributes: attributes.len(),
         })
     }
 
@@ -327,34 +335,48 @@ impl Reader {
         if bag.is_empty() || words.split(' ').any(|word| NEGATIONS.contains(&word)) {
             return Meaning::Unclear;
         }
-        let mut best: Vec<(f64, usize)> = Vec::new();
-        for (known, attribute) in &self.bags {
-            let likeness = self.likeness(&bag, known);
-            match best.iter_mut().find(|(_, other)| other == attribute) {
-                Some(entry) => entry.0 = entry.0.max(likeness),
-                None => best.push((likeness, *attribute)),
-            }
-        }
-        best.sort_by(|a, b| b.0.total_cmp(&a.0));
-        match best.as_slice() {
-            [(first, attribute), rest @ ..]
+        let likeness = self.likeness(&bag);
+        let best = |but: Option<usize>| {
+            let others = likeness.iter().enumerate().filter(|(a, _)| Some(*a) != but);
+            others.max_by(|a, b| a.1.total_cmp(b.1))
+        };
+        match best(None) {
+            Some((attribute, first))
                 if *first >= LIKENESS
-                    && rest
-                        .first()
-                        .is_none_or(|(second, _)| first - second >= MARGIN) =>
+                    && best(Some(attribute)).is_none_or(|(_, second)| first - second >= MARGIN) =>
             {
-                Meaning::Question(*attribute)
+                Meaning::Question(attribute)
             }
             _ => Meaning::Unclear,
         }
     }
 
-    /// The share of words that two questions have in common, weighted by how telling they are.
-    fn likeness(&self, a: &BTreeSet<String>, b: &BTreeSet<String>) -> f64 {
-        let weight = |word: &String| self.weights.get(word).unwrap_or(&self.unknown_weight);
-        let common: f64 = a.intersection(b).map(weight).sum();
-        let all: f64 = a.union(b).map(weight).sum();
-        if all > 0.0 { common / all } else { 0.0 }
+    /// For every attribute, the share of words that a question and its likest known one have in common, weighted by how
+    /// telling they are.
+    fn likeness(&self, bag: &BTreeSet<String>) -> Vec<f64> {
+        let mut asked = vec![false; self.weights.len()];
+        let mut weight_of_asked = 0.0;
+        for word in bag {
+            match self.words.get(word) {
+                Some(word) => {
+                    asked[*word] = true;
+                    weight_of_asked += self.weights[*word];
+                }
+                None => weight_of_asked += self.unknown_weight,
+            }
+        }
+        let mut likeness = vec![0.0_f64; self.attributes];
+        for (known, attribute) in &self.bags {
+            let (mut common, mut all) = (0.0, weight_of_asked);
+            for word in known {
+                match asked[*word] {
+                    true => common += self.weights[*word],
+                    false => all += self.weights[*word],
+                }
+            }
+            likeness[*attribute] = likeness[*attribute].max(common / all);
+        }
+        likeness
     }
 }
 
