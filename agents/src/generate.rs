@@ -134,6 +134,12 @@ impl Live {
         self.unread.len()
     }
 
+    /// How many bytes of keys and values `decoder` reads for the next token, at most.
+    pub fn bytes_read(&self, decoder: &Decoder) -> usize {
+        let config = decoder.config();
+        size_of::<f32>() * 2 * config.num_layers * config.kv_width() * self.state.len()
+    }
+
     /// The tokens so far with their labels.
     pub fn state(&self) -> &Tokens {
         &self.state

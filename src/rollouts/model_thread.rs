@@ -5,7 +5,8 @@
 //!
 //! A large model is one batch for all cores, which share the reading of its weights. A small one, whose weights stay
 //! in every core's cache, is a batch for each core: cores that wait for each other in every small operation lose more
-//! than they win.
+//! than they win. Nor does such a batch grow beyond what stays in the cache: the keys and values of many dialogues, read
+//! from memory at every token, cost more than one reading of small weights for all of them saves.
 
 use std::fmt;
 use std::iter;
@@ -30,6 +31,8 @@ use crate::Planner;
 
 /// Weights of a model that is small: 8 MB of them.
 const SMALL: usize = 2 << 20;
+/// Bytes of keys and values that a batch of a small model stops growing at, about what a core's own cache holds.
+const CACHED: usize = 2 << 20;
 
 /// A handle to the thread, or threads. They end when the last handle and policy are dropped.
 #[derive(Clone)]
@@ -86,8 +89,8 @@ impl ModelThread {
                 .map(|(decoder, adapters)| Generator::new(decoder, codec.clone(), adapters));
             let turns = turns.clone();
             let work = move || match is_small {
-                true => parallel::alone(|| serve(policy, reference, &turns)),
-                false => serve(policy, reference, &turns),
+                true => parallel::alone(|| serve(policy, reference, &turns, CACHED)),
+                false => serve(policy, reference, &turns, usize::MAX),
             };
             thread::Builder::new()
                 .name("model".to_owned())
@@ -223,22 +226,36 @@ fn failed(error: AgentError) -> EnvError {
     EnvError::failed("the model", error)
 }
 
-/// Writes turns until nobody is left to ask for any.
-fn serve(mut policy: Generator, mut reference: Option<Generator>, turns: &Mutex<Receiver<Turn>>) {
+/// Writes turns until nobody is left to ask for any. While those being written have `most` bytes of keys and values,
+/// others wait.
+fn serve(
+    mut policy: Generator,
+    mut reference: Option<Generator>,
+    turns: &Mutex<Receiver<Turn>>,
+    most: usize,
+) {
     let mut writing: Vec<Writing> = Vec::new();
     loop {
-        // 1. Whoever waits joins; while another thread has nothing to do, it is with that one.
-        let waiting: Vec<Turn> = if writing.is_empty() {
-            let turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
-            let Ok(turn) = turns.recv() else { return };
-            vec![turn]
-        } else {
-            match turns.try_lock() {
-                Ok(turns) => turns.try_iter().collect(),
-                Err(_) => Vec::new(),
+        // 1. Whoever waits joins while there is room; while another thread has nothing to do, it is with that one.
+        if writing.is_empty() {
+            let turn = turns.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(turn) = turn else { return };
+            match begin(turn, &mut policy, reference.as_mut()) {
+                Some(turn) => writing.push(turn),
+                None => continue,
             }
-        };
-        for turn in waiting {
+        }
+        let bytes = |live: &Live| live.bytes_read(policy.decoder());
+        let mut read: usize = writing.iter().map(|turn| bytes(&turn.live)).sum();
+        let mut joining = Vec::new();
+        while read < most
+            && let Ok(waiting) = turns.try_lock()
+            && let Ok(turn) = waiting.try_recv()
+        {
+            read += bytes(&turn.live);
+            joining.push(turn);
+        }
+        for turn in joining {
             writing.extend(begin(turn, &mut policy, reference.as_mut()));
         }
         // 2. Nobody waits for the turns of an episode that was given up.
