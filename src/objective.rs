@@ -97,18 +97,20 @@ impl Objective {
 
     /// Δ in the chosen divergence, less the margin by which the chosen one should win, `[P]`.
     fn delta(&self, pairs: &Pairs) -> Result<Tensor> {
-        let divergence = self.divergence();
-        let chosen = divergence.score(&pairs.chosen.log_ratio()?)?;
-        let rejected = divergence.score(&pairs.rejected.log_ratio()?)?;
-        self.less_margin(&(chosen - rejected)?, pairs)
+        let delta = (self.score(&pairs.chosen)? - self.score(&pairs.rejected)?)?;
+        self.less_margin(&delta, pairs)
     }
 
     /// As [`Self::delta`], each side divided by the number of its scored tokens.
     fn mean_delta(&self, pairs: &Pairs) -> Result<Tensor> {
-        let divergence = self.divergence();
-        let mean =
-            |side: &Side| divergence.score(&side.log_ratio()?)? / side.tokens.maximum(1.0)?;
+        let mean = |side: &Side| self.score(side)? / side.tokens.maximum(1.0)?;
         self.less_margin(&(mean(&pairs.chosen)? - mean(&pairs.rejected)?)?, pairs)
+    }
+
+    /// What stands for the log-ratio of one side in the chosen divergence, `[P]`.
+    fn score(&self, side: &Side) -> Result<Tensor> {
+        let divergence = self.f_divergence.unwrap_or_default();
+        divergence.score(self.f_alpha_divergence_coef, &side.log_ratio()?)
     }
 
     /// βΔ − scale · margin, divided by β.

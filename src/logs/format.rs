@@ -74,6 +74,19 @@ pub struct FormatEntry {
     pub example: &'static str,
 }
 
+/// Axolotl's names of layouts, as in the `type` of its datasets, without the template before the dot, which is the
+/// model's own here.
+const AXOLOTL_TEMPLATES: [&str; 3] = ["chatml", "llama3", "chat_template"];
+const AXOLOTL_LAYOUTS: [&str; 7] = [
+    "default",
+    "argilla",
+    "argilla_chat",
+    "icr",
+    "intel",
+    "prompt_pairs",
+    "ultra",
+];
+
 /// Every format.
 pub const FORMATS: [FormatEntry; 23] = [
     entry(
@@ -151,7 +164,7 @@ pub const FORMATS: [FormatEntry; 23] = [
     entry(
         Format::Axolotl,
         "axolotl",
-        "Axolotl's layouts: a question, perhaps a system message, two answers",
+        "Axolotl's layouts, also by their names such as chatml.intel: a question, perhaps a system message, two answers",
         r#"{"system":"Be brief.","question":"Q","chosen":"A","rejected":"B"}"#,
     ),
     entry(
@@ -355,6 +368,8 @@ impl Format {
             Self::Alpaca => Record::Preference(sharegpt::alpaca(row)?),
             Self::LlamaFactory => Record::Preference(sharegpt::llama_factory(row)?),
             Self::Eto => Record::Preference(sharegpt::eto(row)?),
+            // Its layouts of feedback have the names of those of pairs.
+            Self::Axolotl if row.has("label") => Record::Feedback(trl::feedback(row)?),
             Self::Axolotl => Record::Preference(answers::axolotl(row)?),
             Self::Nectar => Record::Preference(answers::nectar(row)?),
             Self::Torchtune => Record::Preference(answers::torchtune(row)?),
@@ -388,8 +403,17 @@ impl fmt::Display for Format {
 impl FromStr for Format {
     type Err = anyhow::Error;
 
-    /// Reads a name of [`FORMATS`].
+    /// Reads a name of [`FORMATS`], or what Axolotl calls one of its layouts.
     fn from_str(name: &str) -> anyhow::Result<Self> {
+        match name.split_once('.') {
+            Some(("zephyr", "nectar")) => return Ok(Self::Nectar),
+            Some((template, layout))
+                if AXOLOTL_TEMPLATES.contains(&template) && AXOLOTL_LAYOUTS.contains(&layout) =>
+            {
+                return Ok(Self::Axolotl);
+            }
+            _ => {}
+        }
         let found = FORMATS.iter().find(|entry| entry.name == name);
         found.map(|entry| entry.format).with_context(|| {
             let names: Vec<&str> = FORMATS.iter().map(|entry| entry.name).collect();

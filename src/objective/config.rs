@@ -253,6 +253,9 @@ pub struct Objective {
     /// The f-divergence in place of KL(π ‖ π_ref). For losses of Δ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub f_divergence: Option<Divergence>,
+    /// α of `f_divergence = "alpha_divergence"`, ½ unless set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub f_alpha_divergence_coef: Option<f64>,
     /// The log's margins times this must be exceeded by βΔ (2402.10571). For losses of Δ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin_scale: Option<f64>,
@@ -308,6 +311,7 @@ impl Objective {
             turns: Turns::All,
             label_smoothing: None,
             f_divergence: None,
+            f_alpha_divergence_coef: None,
             margin_scale: None,
             ld_alpha: None,
             gamma: None,
@@ -320,10 +324,6 @@ impl Objective {
             undesirable_weight: None,
             min_return: None,
         }
-    }
-
-    pub(super) fn divergence(&self) -> Divergence {
-        self.f_divergence.unwrap_or_default()
     }
 
     /// Finds settings that are out of range, or that no loss of the objective looks at.
@@ -375,6 +375,11 @@ impl Objective {
                 self.kind.any(Kind::takes_smoothing),
             ),
             ("f_divergence", self.f_divergence.is_some(), of_delta),
+            (
+                "f_alpha_divergence_coef",
+                self.f_alpha_divergence_coef.is_some(),
+                self.f_divergence == Some(Divergence::AlphaDivergence),
+            ),
             ("margin_scale", self.margin_scale.is_some(), of_delta),
             (
                 "ld_alpha",
@@ -423,7 +428,7 @@ impl Objective {
         ] {
             if is_set && !belongs {
                 return Err(format!(
-                    "`{name}` has no meaning for this `kind`; leave it out"
+                    "`{name}` has no meaning for this objective; leave it out"
                 ));
             }
         }
@@ -455,6 +460,12 @@ impl Objective {
         }
         if self.tau.is_some_and(|tau| !(tau > 0.0 && tau <= 1.0)) {
             return Err("`tau` is not in (0, 1]".to_owned());
+        }
+        if self
+            .f_alpha_divergence_coef
+            .is_some_and(|alpha| !alpha.is_finite())
+        {
+            return Err("`f_alpha_divergence_coef` is not a finite number".to_owned());
         }
         if self.reference_sync_every == Some(0) {
             return Err("`reference_sync_every`: 0 is never; leave it out".to_owned());

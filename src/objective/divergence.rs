@@ -17,21 +17,27 @@ pub enum Divergence {
     ForwardKl,
     /// Jensen–Shannon: log 2 + log σ(ρ).
     JsDivergence,
-    /// The α-divergence with α = ½: (e^((α−1)ρ) − 1) / (α − 1).
+    /// The α-divergence: (e^((α−1)ρ) − 1) / (α − 1); α = 0 is forward and α = 1 reverse KL.
     AlphaDivergence,
 }
 
+/// α where none is given, TRL's.
 const ALPHA: f64 = 0.5;
+/// Nearer to 1 than this, α is 1.
+const LIMIT_OF_ALPHA: f64 = 1e-6;
 
 impl Divergence {
-    /// The score of log-ratios, elementwise.
-    pub(super) fn score(self, log_ratio: &Tensor) -> Result<Tensor> {
+    /// The score of log-ratios, elementwise; `alpha` is that of the α-divergence.
+    pub(super) fn score(self, alpha: Option<f64>, log_ratio: &Tensor) -> Result<Tensor> {
         match self {
             Self::ReverseKl => Ok(log_ratio.clone()),
             Self::ForwardKl => 1.0 - bounded_exp(&log_ratio.neg()?)?,
             Self::JsDivergence => log_sigmoid(log_ratio)? + std::f64::consts::LN_2,
             Self::AlphaDivergence => {
-                let slope = ALPHA - 1.0;
+                let slope = alpha.unwrap_or(ALPHA) - 1.0;
+                if slope.abs() < LIMIT_OF_ALPHA {
+                    return Ok(log_ratio.clone());
+                }
                 (bounded_exp(&(log_ratio * slope)?)? - 1.0)? / slope
             }
         }

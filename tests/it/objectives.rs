@@ -295,6 +295,24 @@ fn losses_and_gradients_are_finite_far_out() {
 }
 
 #[test]
+fn alpha_divergence_ends_in_the_two_kl_divergences() {
+    let numbers = golden_pairs(&Objective::new(Kind::Dpo));
+    let loss = |divergence: &str, alpha| {
+        let mut objective = Objective::new(Kind::Dpo);
+        objective.f_divergence = Some(serde_json::from_value(divergence.into()).unwrap());
+        objective.f_alpha_divergence_coef = alpha;
+        assert_eq!(objective.validate(), Ok(()));
+        numbers.loss(&objective)
+    };
+    let alpha = |alpha| loss("alpha_divergence", alpha);
+    assert_eq!(alpha(Some(0.0)), loss("forward_kl", None));
+    assert_eq!(alpha(Some(1.0)), loss("reverse_kl", None));
+    assert_eq!(alpha(Some(0.5)), alpha(None));
+    assert!((alpha(Some(1.0 + 1e-5)) - alpha(Some(1.0))).abs() < 1e-3);
+    assert!((alpha(Some(0.25)) - alpha(None)).abs() > 1e-3);
+}
+
+#[test]
 fn gradients_are_those_of_finite_differences() {
     let base = golden_pairs(&Objective::new(Kind::Dpo));
     let mut all = objectives();

@@ -411,6 +411,27 @@ fn axolotl() {
 }
 
 #[test]
+fn layouts_go_by_the_names_that_axolotl_gives_them() {
+    let format = |name: &str| name.parse::<Format>().map_err(|error| error.to_string());
+    for name in ["chatml.argilla", "llama3.icr", "chat_template.default"] {
+        assert_eq!(format(name), Ok(Format::Axolotl), "{name}");
+    }
+    assert_eq!(format("zephyr.nectar"), Ok(Format::Nectar));
+    let error = format("chatml.nothing").unwrap_err();
+    assert!(error.contains("there is no format `chatml.nothing`"), "{error}");
+
+    let dialogue = |answer: &str| json!([user("Q"), agent(answer)]);
+    let row = json!({"chosen": dialogue("A"), "rejected": dialogue("B")}).to_string();
+    let (records, _) = read_all(&mut log(&row, "log.jsonl", format("chatml.argilla_chat").ok()));
+    assert_eq!(native(&records), [q_a_b()]);
+    // Feedback has layouts of the same names.
+    let row = json!({"prompt": "Q", "completion": "A", "label": false}).to_string();
+    let (records, bad) = read_all(&mut log(&row, "log.jsonl", format("chatml.ultra").ok()));
+    assert!(bad.is_empty());
+    assert!(matches!(&records[..], [Record::Feedback(feedback)] if !feedback.label));
+}
+
+#[test]
 fn nectar_has_several_rejected_answers() {
     let answer = |answer: &str, rank: f64| json!({"answer": answer, "rank": rank});
     let mut second = q_a_b();
