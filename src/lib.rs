@@ -63,6 +63,7 @@ pub mod quickstart;
 pub mod rollouts;
 pub mod score;
 mod spec;
+mod spool;
 pub mod stats;
 mod task;
 pub mod train;

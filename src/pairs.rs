@@ -4,18 +4,23 @@
 //! the agent's last message, since nothing is learned from what follows it. Dialogues are compared by their words; the
 //! preferences keep the exact tokens, where they were recorded.
 
+mod digest;
 mod divergence;
 mod rule;
 
 pub use rule::{Group, RULES, Rule, Selection};
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
-use socratiq_envs::{Ending, Message, Role, RunSeed, Stream, TOKEN_IDS, Trajectory};
+use socratiq_envs::{RunSeed, Stream, Trajectory};
 
 use crate::logs::{Preference, Turns, common_messages};
+use crate::spool::SpoolWriter;
+use crate::whole_file::make_folder_of;
+use digest::{Digest, to_last_action};
 
 /// Returns nearer than this share of their size are equal: sums of rewards differ by rounding.
 const TIE: f64 = 1e-12;
@@ -69,15 +74,102 @@ pub fn make_pairs(
     rule: &Rule,
     seed: RunSeed,
 ) -> Result<(Vec<Preference>, PairReport)> {
-    let dialogues: Vec<Vec<Message>> = trajectories.iter().map(words).collect();
+    let digests = trajectories.iter().map(|t| Digest::new(t, rule.group));
+    let (kept, report) = compare(&digests.collect::<Result<Vec<_>>>()?, rule, seed)?;
+    let preference =
+        |kept: &Comparison| kept.preference(&trajectories[kept.better], &trajectories[kept.worse]);
+    Ok((kept.iter().map(preference).collect(), report))
+}
+
+/// Trajectories that are to be compared, more of them than memory holds: they lie on the disk, and memory has a few bytes
+/// of each message.
+#[derive(Debug)]
+pub struct Pool {
+    rule: Rule,
+    digests: Vec<Digest>,
+    rows: SpoolWriter,
+}
+
+impl Pool {
+    /// A pool without trajectories, in a file without a name in the folder of `out`, which is made where there is none.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn beside(out: &Path, rule: Rule) -> Result<Self> {
+        Ok(Self {
+            rule,
+            digests: Vec::new(),
+            rows: SpoolWriter::new(make_folder_of(out)?)?,
+        })
+    }
+
+    /// Adds a trajectory.
+    ///
+    /// # Errors
+    /// When it lacks what it is to be grouped by, or the disk is full.
+    pub fn push(&mut self, trajectory: &Trajectory) -> Result<()> {
+        self.digests.push(Digest::new(trajectory, self.rule.group)?);
+        self.rows.push(&serde_json::to_vec(trajectory)?)
+    }
+
+    /// As [`make_pairs`], handing over one preference at a time.
+    ///
+    /// # Errors
+    /// When there would be more comparisons than make sense, the disk fails, or `each` does.
+    pub fn pairs(
+        self,
+        seed: RunSeed,
+        mut each: impl FnMut(Preference) -> Result<()>,
+    ) -> Result<PairReport> {
+        let (kept, report) = compare(&self.digests, &self.rule, seed)?;
+        let rows = self.rows.finish()?;
+        let trajectory =
+            |index| -> Result<Trajectory> { Ok(serde_json::from_slice(&rows.get(index)?)?) };
+        for kept in kept {
+            each(kept.preference(&trajectory(kept.better)?, &trajectory(kept.worse)?))?;
+        }
+        Ok(report)
+    }
+}
+
+/// A pair that says something.
+struct Comparison {
+    better: usize,
+    worse: usize,
+    /// With how many equal messages both begin.
+    common: usize,
+    margin: f64,
+}
+
+impl Comparison {
+    fn preference(&self, better: &Trajectory, worse: &Trajectory) -> Preference {
+        let [mut chosen, mut rejected] = [better, worse].map(|t| to_last_action(t.dialogue()));
+        Preference {
+            rejected: vec![Turns::Chat(rejected.split_off(self.common))],
+            margin: Some(self.margin),
+            weight: 1.0,
+            tools: better.tools.clone(),
+            chat_template_kwargs: serde_json::Map::new(),
+            chosen: Turns::Chat(chosen.split_off(self.common)),
+            prompt: Turns::Chat(chosen),
+        }
+    }
+}
+
+/// Which trajectories are compared, and what was dropped.
+fn compare(
+    digests: &[Digest],
+    rule: &Rule,
+    seed: RunSeed,
+) -> Result<(Vec<Comparison>, PairReport)> {
     let mut report = PairReport {
-        trajectories: trajectories.len(),
+        trajectories: digests.len(),
         ..PairReport::default()
     };
     let mut stream = seed.stream("pairs");
 
     // 1. Which trajectories may be compared.
-    let groups = group(trajectories, &dialogues, rule.group)?;
+    let groups = groups(digests);
     report.groups = groups.len();
 
     // 2. Which are compared, better first.
@@ -87,9 +179,9 @@ pub fn make_pairs(
             report.dropped.single += 1;
             continue;
         }
-        let returns = |index: usize| trajectories[index].return_;
+        let returns = |index: usize| digests[index].return_;
         candidates.extend(match rule.selection {
-            Selection::Divergence => divergence::candidates(members, &dialogues, &returns),
+            Selection::Divergence => divergence::candidates(members, digests, &returns),
             _ => select(members, &returns, rule.selection, &mut stream)?,
         });
         if candidates.len() > MOST_COMPARISONS {
@@ -100,7 +192,7 @@ pub fn make_pairs(
     // 3. Which comparisons say something.
     let mut kept = Vec::new();
     for (better, worse) in candidates {
-        let (a, b) = (&trajectories[better], &trajectories[worse]);
+        let (a, b) = (&digests[better], &digests[worse]);
         let margin = a.return_ - b.return_;
         if !margin.is_finite() {
             bail!(
@@ -109,24 +201,28 @@ pub fn make_pairs(
                 b.id
             );
         }
-        let common = common_messages(&[&dialogues[better], &dialogues[worse]]);
-        let length = |index: usize| said(&dialogues[index][common..]);
+        let common = common_messages(&[&a.messages, &b.messages]);
         let dropped = &mut report.dropped;
         let reason = if margin <= TIE * a.return_.abs().max(b.return_.abs()).max(1.0) {
             &mut dropped.tie
         } else if margin < rule.margin {
             &mut dropped.below_margin
-        } else if dialogues[better] == dialogues[worse] {
+        } else if a.messages == b.messages {
             &mut dropped.identical
         } else if a.tools != b.tools {
             &mut dropped.tools
         } else if rule
             .length_ratio
-            .is_some_and(|most| is_lopsided(length(better), length(worse), most))
+            .is_some_and(|most| is_lopsided(a.length_from(common), b.length_from(common), most))
         {
             &mut dropped.length
         } else {
-            kept.push((better, worse, common, margin));
+            kept.push(Comparison {
+                better,
+                worse,
+                common,
+                margin,
+            });
             continue;
         };
         *reason += 1;
@@ -135,95 +231,28 @@ pub fn make_pairs(
     // 4. As many as are wanted, drawn from all.
     if let Some(most) = rule.max_pairs.filter(|most| *most < kept.len()) {
         report.dropped.max_pairs = kept.len() - most;
-        kept = draw(kept.len(), most, &mut stream)
-            .into_iter()
-            .map(|index| kept[index])
-            .collect();
+        let drawn = draw(kept.len(), most, &mut stream);
+        let mut place = 0..;
+        kept.retain(|_| place.next().is_some_and(|place| drawn.contains(&place)));
     }
     report.pairs = kept.len();
-    let is_cut = |index: usize| trajectories[index].ending == Ending::Truncated;
-    let cut = kept
-        .iter()
-        .filter(|(better, worse, ..)| is_cut(*better) || is_cut(*worse));
-    report.truncated = cut.count();
-
-    let preference = |(better, worse, common, margin): (usize, usize, usize, f64)| {
-        let [mut chosen, mut rejected] =
-            [better, worse].map(|index| to_last_action(trajectories[index].dialogue()));
-        Preference {
-            rejected: vec![Turns::Chat(rejected.split_off(common))],
-            margin: Some(margin),
-            weight: 1.0,
-            tools: trajectories[better].tools.clone(),
-            chat_template_kwargs: serde_json::Map::new(),
-            chosen: Turns::Chat(chosen.split_off(common)),
-            prompt: Turns::Chat(chosen),
-        }
-    };
-    Ok((kept.into_iter().map(preference).collect(), report))
-}
-
-/// The messages up to the agent's last.
-fn to_last_action(mut dialogue: Vec<Message>) -> Vec<Message> {
-    while dialogue
-        .pop_if(|last| last.role != Role::Assistant)
-        .is_some()
-    {}
-    dialogue
-}
-
-/// What was said, without the tokens that it was written with.
-fn words(trajectory: &Trajectory) -> Vec<Message> {
-    let messages = trajectory.messages.iter().map(|turn| turn.message.clone());
-    let mut words: Vec<Message> = messages.collect();
-    for message in &mut words {
-        message.extra.shift_remove(TOKEN_IDS);
-    }
-    to_last_action(words)
+    let cut = |kept: &&Comparison| digests[kept.better].is_cut || digests[kept.worse].is_cut;
+    report.truncated = kept.iter().filter(cut).count();
+    Ok((kept, report))
 }
 
 /// The indices of each group's trajectories, in the order of the input.
-fn group(
-    trajectories: &[Trajectory],
-    dialogues: &[Vec<Message>],
-    by: Group,
-) -> Result<Vec<Vec<usize>>> {
-    let mut places: HashMap<String, usize> = HashMap::new();
+fn groups(digests: &[Digest]) -> Vec<Vec<usize>> {
+    let mut places = HashMap::new();
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    for (index, (trajectory, dialogue)) in trajectories.iter().zip(dialogues).enumerate() {
-        let id = &trajectory.id;
-        let key = match by {
-            Group::All => String::new(),
-            Group::Prompt | Group::System => {
-                let is_before = |m: &&Message| match by {
-                    Group::System => m.role == Role::System,
-                    _ => m.role != Role::Assistant,
-                };
-                let before = dialogue.iter().take_while(is_before);
-                serde_json::to_string(&(before.collect::<Vec<_>>(), &trajectory.tools))?
-            }
-            Group::Seed => {
-                let seed = trajectory.seed;
-                let seed = seed.with_context(|| {
-                    format!("trajectory `{id}` has no seed to group by: use group=prompt")
-                })?;
-                serde_json::to_string(&(&trajectory.env, seed))?
-            }
-            Group::Given => {
-                let given = trajectory.metadata.get("group");
-                let given = given.with_context(|| {
-                    format!("trajectory `{id}` has no `group` in its metadata: use group=prompt")
-                })?;
-                given.to_string()
-            }
-        };
-        let place = *places.entry(key).or_insert_with(|| {
+    for (index, digest) in digests.iter().enumerate() {
+        let place = *places.entry(digest.group).or_insert(groups.len());
+        if place == groups.len() {
             groups.push(Vec::new());
-            groups.len() - 1
-        });
+        }
         groups[place].push(index);
     }
-    Ok(groups)
+    groups
 }
 
 /// The pairs of a group that a rule compares, better first.
@@ -263,7 +292,7 @@ fn select(
 }
 
 /// `count` different numbers below `bound`, in order.
-fn draw(bound: usize, count: usize, stream: &mut Stream) -> Vec<usize> {
+fn draw(bound: usize, count: usize, stream: &mut Stream) -> BTreeSet<usize> {
     // Floyd's algorithm (Bentley and Floyd 1987): one draw per number.
     let mut drawn = BTreeSet::new();
     for last in bound.saturating_sub(count)..bound {
@@ -272,7 +301,7 @@ fn draw(bound: usize, count: usize, stream: &mut Stream) -> Vec<usize> {
             drawn.insert(last);
         }
     }
-    drawn.into_iter().collect()
+    drawn
 }
 
 /// Number `number` of the pairs `(0, 1), (0, 2), …, (1, 2), …` of `n` things.
@@ -283,21 +312,6 @@ fn nth_pair(mut number: usize, n: usize) -> (usize, usize) {
         i += 1;
     }
     (i, i + 1 + number)
-}
-
-/// Characters that the agent says, its tool calls as JSON included.
-fn said(messages: &[Message]) -> usize {
-    let of_agent = messages
-        .iter()
-        .filter(|message| message.role == Role::Assistant);
-    of_agent
-        .map(|message| {
-            let calls = message.tool_calls.iter().map(|call| {
-                serde_json::to_string(&call.function).map_or(0, |json| json.chars().count())
-            });
-            message.text().chars().count() + calls.sum::<usize>()
-        })
-        .sum()
 }
 
 fn is_lopsided(a: usize, b: usize, most: f64) -> bool {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use socratiq::envs::RunSeed;
 use socratiq::logs::{self, Format, Record, write_native};
-use socratiq::pairs::{RULES, Rule, make_pairs};
+use socratiq::pairs::{Pool, RULES, Rule};
 use socratiq::write_whole;
 
 use super::logs::{Complaints, OnBadRow, for_each_row};
@@ -37,14 +37,14 @@ pub(crate) struct Options {
 
 /// Reads trajectories, compares them and writes what was preferred.
 pub(crate) fn pairs(options: &Options) -> Result<()> {
-    let mut trajectories = Vec::new();
+    let mut pool = Pool::beside(&options.out, options.rule)?;
     let mut complaints = Complaints::default();
     for path in &options.files {
         let log = logs::open(path, options.format)?;
         for_each_row(log, options.on_bad_row, &mut complaints, |row| {
             for record in row.records {
                 match record {
-                    Record::Trajectory(trajectory) => trajectories.push(trajectory),
+                    Record::Trajectory(trajectory) => pool.push(&trajectory)?,
                     _ => bail!(
                         "`{}`: line {}: it has no return; pairs are made of trajectories with returns",
                         path.display(),
@@ -56,12 +56,11 @@ pub(crate) fn pairs(options: &Options) -> Result<()> {
         })?;
     }
     complaints.close()?;
-    let (preferences, report) = make_pairs(&trajectories, &options.rule, RunSeed(options.seed))?;
-    write_whole(&options.out, |out| {
-        for preference in preferences {
+    let report = write_whole(&options.out, |out| {
+        pool.pairs(RunSeed(options.seed), |preference| {
             write_native(&Record::Preference(preference), out)?;
-        }
-        Ok(())
+            Ok(())
+        })
     })?;
     writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
     Ok(())

@@ -163,7 +163,7 @@ fn split_chat(row: &Field, prompt: Option<Turns>, sides: &[Side]) -> Result<(Tur
 }
 
 /// With how many equal messages all sides begin, none of them losing its last.
-pub(crate) fn common_messages<M: AsRef<[Message]>>(sides: &[M]) -> usize {
+pub(crate) fn common_messages<M: PartialEq, S: AsRef<[M]>>(sides: &[S]) -> usize {
     let Some(first) = sides.first().map(AsRef::as_ref) else {
         return 0;
     };

@@ -1,6 +1,6 @@
 //! Branching points: where dialogues that began alike part.
 
-use socratiq_envs::{Message, Role};
+use super::digest::{Digest, Said};
 
 /// A pair for every point at which the agent said different things after the same messages: of the branch with
 /// the best mean return and of the one with the worst, each stands for itself with the trajectory nearest to its
@@ -12,7 +12,7 @@ use socratiq_envs::{Message, Role};
 /// Every message is compared with those of at most as many branches as there are at its point.
 pub(super) fn candidates(
     members: &[usize],
-    dialogues: &[Vec<Message>],
+    digests: &[Digest],
     returns: &dyn Fn(usize) -> f64,
 ) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
@@ -20,9 +20,9 @@ pub(super) fn candidates(
     let mut open = vec![(members.to_vec(), 0)];
     while let Some((members, depth)) = open.pop() {
         // 1. Branches, in the order of the input; a dialogue that ends here has none.
-        let mut branches: Vec<(&Message, Vec<usize>)> = Vec::new();
+        let mut branches: Vec<(&Said, Vec<usize>)> = Vec::new();
         for index in members {
-            let Some(message) = dialogues[index].get(depth) else {
+            let Some(message) = digests[index].messages.get(depth) else {
                 continue;
             };
             match branches.iter_mut().find(|(first, _)| *first == message) {
@@ -34,7 +34,7 @@ pub(super) fn candidates(
         // 2. The agent's branches compared.
         let mut of_agent = branches
             .iter()
-            .filter(|(message, _)| message.role == Role::Assistant)
+            .filter(|(message, _)| message.of_agent)
             .map(|(_, branch)| branch);
         if let Some(first) = of_agent.next() {
             let (mut best, mut worst, mut count) = (first, first, 1);

@@ -14,7 +14,8 @@ use socratiq_agents::model::{Adapters, Decoder, Tape};
 
 use super::example::Completion;
 use super::learner::token_logprobs;
-use super::store::{Store, read_at, write_at};
+use super::store::Store;
+use crate::spool::{read_at, write_at};
 
 /// Log-probabilities of every scored token of a store.
 #[derive(Debug)]

@@ -1,19 +1,16 @@
 //! Examples on the disk, so that a log may be larger than memory.
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::example::Example;
+use crate::spool::{Spool, SpoolWriter};
 
 /// Examples in the order in which they were written, each read when it is needed.
 #[derive(Debug)]
 pub struct Store {
-    file: File,
-    /// Where each example begins; one more for the end.
-    starts: Vec<u64>,
+    rows: Spool,
     /// Where each example's scored tokens begin in the row of all; one more for the end.
     scored_starts: Vec<u64>,
     /// The hash of all ids and of which are scored.
@@ -27,8 +24,7 @@ pub struct Store {
 /// A store that is being written.
 #[derive(Debug)]
 pub struct Writer {
-    file: BufWriter<File>,
-    starts: Vec<u64>,
+    rows: SpoolWriter,
     scored_starts: Vec<u64>,
     hasher: blake3::Hasher,
     contents: blake3::Hasher,
@@ -41,11 +37,8 @@ impl Writer {
     /// # Errors
     /// When `folder` cannot be written.
     pub fn new(folder: &Path) -> Result<Self> {
-        let file = tempfile::tempfile_in(folder)
-            .with_context(|| format!("cannot write into `{}`", folder.display()))?;
         Ok(Self {
-            file: BufWriter::new(file),
-            starts: vec![0],
+            rows: SpoolWriter::new(folder)?,
             scored_starts: vec![0],
             hasher: blake3::Hasher::new(),
             contents: blake3::Hasher::new(),
@@ -59,9 +52,7 @@ impl Writer {
     /// When the disk is full.
     pub fn push(&mut self, example: &Example) -> Result<()> {
         let bytes = postcard::to_stdvec(example)?;
-        self.file
-            .write_all(&bytes)
-            .context("cannot write examples: is the disk full?")?;
+        self.rows.push(&bytes)?;
         self.contents.update(&bytes);
         let mut scored = 0;
         for completion in &example.completions {
@@ -78,8 +69,8 @@ impl Writer {
             scored += completion.num_scored();
             self.tokens += completion.num_tokens() as u64;
         }
-        extend(&mut self.starts, bytes.len());
-        extend(&mut self.scored_starts, scored);
+        let end = self.scored_starts.last().copied().unwrap_or(0) + scored as u64;
+        self.scored_starts.push(end);
         Ok(())
     }
 
@@ -88,13 +79,8 @@ impl Writer {
     /// # Errors
     /// When the disk is full.
     pub fn finish(self) -> Result<Store> {
-        let file = self
-            .file
-            .into_inner()
-            .context("cannot write examples: is the disk full?")?;
         Ok(Store {
-            file,
-            starts: self.starts,
+            rows: self.rows.finish()?,
             scored_starts: self.scored_starts,
             fingerprint: self.hasher.finalize(),
             contents: self.contents.finalize(),
@@ -103,14 +89,10 @@ impl Writer {
     }
 }
 
-fn extend(starts: &mut Vec<u64>, length: usize) {
-    starts.push(starts.last().copied().unwrap_or(0) + length as u64);
-}
-
 impl Store {
     /// How many examples there are.
     pub fn len(&self) -> usize {
-        self.starts.len() - 1
+        self.rows.len()
     }
 
     /// True if there are none.
@@ -149,33 +131,6 @@ impl Store {
     /// # Errors
     /// When the disk fails.
     pub fn get(&self, index: usize) -> Result<Example> {
-        let (start, end) = (self.starts[index], self.starts[index + 1]);
-        let mut bytes = vec![0; (end - start) as usize];
-        read_at(&self.file, &mut bytes, start).context("cannot read examples back")?;
-        Ok(postcard::from_bytes(&bytes)?)
+        Ok(postcard::from_bytes(&self.rows.get(index)?)?)
     }
-}
-
-#[cfg(unix)]
-pub(super) fn read_at(file: &File, bytes: &mut [u8], start: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, start)
-}
-
-#[cfg(not(unix))]
-pub(super) fn read_at(mut file: &File, bytes: &mut [u8], start: u64) -> std::io::Result<()> {
-    use std::io::{Read as _, Seek as _};
-    file.seek(std::io::SeekFrom::Start(start))?;
-    file.read_exact(bytes)
-}
-
-#[cfg(unix)]
-pub(super) fn write_at(file: &File, bytes: &[u8], start: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, start)
-}
-
-#[cfg(not(unix))]
-pub(super) fn write_at(mut file: &File, bytes: &[u8], start: u64) -> std::io::Result<()> {
-    use std::io::Seek as _;
-    file.seek(std::io::SeekFrom::Start(start))?;
-    file.write_all(bytes)
 }

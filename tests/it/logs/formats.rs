@@ -418,11 +418,18 @@ fn layouts_go_by_the_names_that_axolotl_gives_them() {
     }
     assert_eq!(format("zephyr.nectar"), Ok(Format::Nectar));
     let error = format("chatml.nothing").unwrap_err();
-    assert!(error.contains("there is no format `chatml.nothing`"), "{error}");
+    assert!(
+        error.contains("there is no format `chatml.nothing`"),
+        "{error}"
+    );
 
     let dialogue = |answer: &str| json!([user("Q"), agent(answer)]);
     let row = json!({"chosen": dialogue("A"), "rejected": dialogue("B")}).to_string();
-    let (records, _) = read_all(&mut log(&row, "log.jsonl", format("chatml.argilla_chat").ok()));
+    let (records, _) = read_all(&mut log(
+        &row,
+        "log.jsonl",
+        format("chatml.argilla_chat").ok(),
+    ));
     assert_eq!(native(&records), [q_a_b()]);
     // Feedback has layouts of the same names.
     let row = json!({"prompt": "Q", "completion": "A", "label": false}).to_string();

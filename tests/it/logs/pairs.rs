@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 use socratiq::envs::{Ending, RunSeed, Trajectory};
 use socratiq::logs::Preference;
-use socratiq::pairs::{PairReport, Rule, make_pairs};
+use socratiq::pairs::{PairReport, Pool, Rule, make_pairs};
 
 use crate::support::{fails, succeeds};
 
@@ -242,5 +242,33 @@ fn pairs_are_made_from_outside() {
     fails(
         &by_seed,
         "trajectory `1` has no seed to group by: use group=prompt",
+    );
+}
+
+#[test]
+fn a_pool_on_the_disk_gives_the_same_pairs_as_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    for rule in [
+        "best-worst",
+        "all:group=all,max_pairs=3",
+        "divergence:group=all",
+        "random:group=all,per_group=4,length_ratio=2",
+    ] {
+        let (expected, expected_report) = make(&sample(), rule);
+        let mut pool =
+            Pool::beside(&folder.path().join("pairs.jsonl"), rule.parse().unwrap()).unwrap();
+        sample().iter().for_each(|t| pool.push(t).unwrap());
+        let mut pairs = Vec::new();
+        let report = pool.pairs(RunSeed(0), |pair| {
+            pairs.push(pair);
+            Ok(())
+        });
+        assert_eq!(report.unwrap(), expected_report, "{rule}");
+        assert!(!pairs.is_empty() && pairs == expected, "{rule}");
+    }
+    assert_eq!(
+        fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "nothing is left behind"
     );
 }

@@ -26,7 +26,10 @@ fn configs_that_cannot_be_meant_are_refused() {
         ("data.max_lenght=3", "unknown field `max_lenght`"),
         ("objective.kind=\"dop\"", "unknown variant `dop`"),
         ("objective.beta=0", "`beta`: 0 is not above 0"),
-        ("objective.tau=0.5", "`tau` has no meaning for this objective"),
+        (
+            "objective.tau=0.5",
+            "`tau` has no meaning for this objective",
+        ),
         (
             "optimizer.learning_rate=-1",
             "`optimizer.learning_rate`: -1 is not above 0",
