@@ -1,6 +1,7 @@
 //! From a config to a trainer: opens models and logs, prepares the reference, and checks before the first
 //! update what would otherwise be found out after hours.
 
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,7 +30,7 @@ use super::reference::{Found, Reference};
 use super::run_directory::{Form, RunDirectory, State};
 use super::store::Store;
 use super::tensorboard::EventFile;
-use crate::logs::{LogError, Record, Turns};
+use crate::logs::{LogError, Record, Row, Turns};
 use crate::model_path;
 use crate::objective::{Kind, Objective};
 
@@ -388,23 +389,34 @@ fn initial_model(config: &Config) -> Result<PathBuf> {
 
 /// Trains a tokenizer on the logs and writes it with a model of random weights.
 fn make_model(config: &Config, new: &NewModel, folder: &Path) -> Result<()> {
-    let mut texts = Vec::new();
-    for path in &config.data.train {
-        for row in config.data.open(path)? {
-            match row {
-                Ok(row) => row
-                    .records
-                    .iter()
-                    .for_each(|record| collect_texts(record, &mut texts)),
+    let rows = |path: &PathBuf| -> Box<dyn Iterator<Item = Result<Row>> + Send> {
+        match config.data.open(path) {
+            Ok(log) => Box::new(log.filter_map(|row| match row {
+                Ok(row) => Some(Ok(row)),
                 // It is told of when the log is loaded.
-                Err(LogError::BadRow { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+                Err(LogError::BadRow { .. }) => None,
+                Err(error) => Some(Err(error.into())),
+            })),
+            Err(error) => Box::new(iter::once(Err(error))),
         }
-    }
+    };
+    // One row is in memory at a time; the first that cannot be read is the last.
+    let mut failure = None;
+    let rows = config.data.train.iter().flat_map(rows);
+    let rows = rows.map_while(|row| row.map_err(|error| failure = Some(error)).ok());
+    let texts = rows.flat_map(|row| {
+        let mut texts = Vec::new();
+        row.records
+            .iter()
+            .for_each(|record| collect_texts(record, &mut texts));
+        texts
+    });
     let control = ["<|im_start|>", "<|im_end|>"];
-    let texts = texts.iter().map(String::as_str);
-    let tokenizer = Tokenizer::train(texts, new.vocab_size, &control)?;
+    let tokenizer = Tokenizer::train(texts, new.vocab_size, &control);
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let tokenizer = tokenizer?;
     let decoder = Decoder::random(
         new.shape(tokenizer.size()),
         &mut RunSeed(config.seed).stream("weights of a new model"),

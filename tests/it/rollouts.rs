@@ -733,7 +733,7 @@ fn what_makes_no_sense_is_refused_before_a_file_is_made() {
 fn save_model(folder: &Path, seed: u64) {
     std::fs::create_dir_all(folder).unwrap();
     let special = ["<|im_start|>", "<|im_end|>"];
-    let tokenizer = Tokenizer::train(std::iter::empty(), 300, &special).unwrap();
+    let tokenizer = Tokenizer::train(std::iter::empty::<&str>(), 300, &special).unwrap();
     let config = ModelConfig::llama(tokenizer.size(), 16, 1, 2, 4096);
     let decoder = Decoder::random(config, &mut RunSeed(seed).stream("weights")).unwrap();
     decoder.save(folder).unwrap();

@@ -26,7 +26,7 @@ fn stream(name: &str) -> Stream {
 }
 
 fn codec(special: &[&str]) -> ChatCodec {
-    let tokenizer = Tokenizer::train(std::iter::empty(), 300, special).unwrap();
+    let tokenizer = Tokenizer::train(std::iter::empty::<&str>(), 300, special).unwrap();
     ChatCodec::chatml(tokenizer).unwrap()
 }
 

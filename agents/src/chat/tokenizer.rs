@@ -70,8 +70,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When training fails.
-    pub fn train<'a>(
-        texts: impl Iterator<Item = &'a str> + Send,
+    pub fn train(
+        texts: impl Iterator<Item = impl AsRef<str> + Send> + Send,
         size: usize,
         special: &[&str],
     ) -> Result<Self> {

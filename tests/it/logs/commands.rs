@@ -104,7 +104,7 @@ fn check_shows_bad_rows_and_fails() {
 fn check_counts_tokens_as_a_model_has_them() {
     let folder = tempfile::tempdir().unwrap();
     let special = ["<|im_start|>", "<|im_end|>"];
-    let tokenizer = Tokenizer::train(std::iter::empty(), 300, &special).unwrap();
+    let tokenizer = Tokenizer::train(std::iter::empty::<&str>(), 300, &special).unwrap();
     let model = folder.path().join("model");
     fs::create_dir(&model).unwrap();
     ChatCodec::chatml(tokenizer).unwrap().save(&model).unwrap();
