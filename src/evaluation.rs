@@ -15,7 +15,7 @@ use serde::Serialize;
 use socratiq_envs::{Message, Role, RunSeed, Trajectory};
 
 use crate::endpoint::COMPLETION_TOKENS;
-use crate::rollouts::{Key, Played};
+use crate::rollouts::{Finished, Key, Played};
 use crate::stats::{Estimate, PairedOutcomes, bootstrap_mean, wilson};
 
 /// What an episode came to.
@@ -33,11 +33,23 @@ pub struct Outcome {
     pub tokens: Option<usize>,
     /// Seconds that the policy took, where they were measured.
     pub seconds: Option<f64>,
+    /// Tokens that its models read, in words that were never said too, where they were counted.
+    pub tokens_read: Option<u64>,
+}
+
+impl From<&Finished> for Outcome {
+    fn from(finished: &Finished) -> Self {
+        Self {
+            seconds: Some(finished.seconds),
+            tokens_read: finished.tokens_read,
+            ..Self::of(&finished.trajectory)
+        }
+    }
 }
 
 impl Outcome {
-    /// What a trajectory came to.
-    pub fn of(trajectory: &Trajectory, seconds: Option<f64>) -> Self {
+    /// What a trajectory came to, as far as that says.
+    pub fn of(trajectory: &Trajectory) -> Self {
         let messages = trajectory.messages.iter().map(|turn| &turn.message);
         let chosen = |action: &[u8]| {
             action
@@ -62,7 +74,8 @@ impl Outcome {
                 true => (counted > 0).then_some(counted as usize),
                 false => Some(recorded()),
             },
-            seconds,
+            seconds: None,
+            tokens_read: None,
         }
     }
 }
@@ -88,10 +101,7 @@ impl Column {
     /// Adds an episode that was played.
     pub fn push(&mut self, played: &Played) {
         match &played.result {
-            Ok(finished) => {
-                let outcome = Outcome::of(&finished.trajectory, Some(finished.seconds));
-                self.outcomes.push(outcome);
-            }
+            Ok(finished) => self.outcomes.push(finished.into()),
             Err(_) => self.failures += 1,
         }
     }
@@ -119,6 +129,8 @@ pub struct Summary {
     pub turns: Option<Estimate>,
     /// Tokens that the agent chose, where they are known.
     pub tokens_per_turn: Option<f64>,
+    /// Tokens that the agent's models read, to plan and to choose, where they were counted.
+    pub tokens_read_per_turn: Option<f64>,
     /// Seconds from an observation to the action, waiting for the batch included, where they were measured.
     pub seconds_per_turn: Option<f64>,
     /// Episodes that did not end.
@@ -208,6 +220,7 @@ fn summary(column: &Column, run: RunSeed) -> Summary {
         return_: mean(|outcome| outcome.return_),
         turns: mean(|outcome| outcome.turns as f64),
         tokens_per_turn: per_turn(|outcome| outcome.tokens.map(|tokens| tokens as f64)),
+        tokens_read_per_turn: per_turn(|outcome| outcome.tokens_read.map(|read| read as f64)),
         seconds_per_turn: per_turn(|outcome| outcome.seconds),
         failures: column.failures,
     }

@@ -123,6 +123,8 @@ pub struct Finished {
     pub trajectory: Trajectory,
     /// The time that the policy took over its turns, waiting for its batch included. Seconds.
     pub seconds: f64,
+    /// Tokens that its models read, in words that were never said too, where they were counted.
+    pub tokens_read: Option<u64>,
 }
 
 /// Why an episode has no ending.
@@ -293,6 +295,7 @@ impl Rollouts {
         Ok(Finished {
             trajectory,
             seconds: policy.seconds(),
+            tokens_read: policy.tokens_read(),
         })
     }
 }

@@ -129,6 +129,11 @@ impl Live {
         self.writing.is_some()
     }
 
+    /// How many tokens of the dialogue's present state the model has read.
+    pub fn read(&self) -> u64 {
+        (self.state.len() - self.unread.len()) as u64
+    }
+
     /// How many tokens of the dialogue the model has not read yet.
     pub fn unread(&self) -> usize {
         self.unread.len()

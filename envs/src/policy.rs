@@ -41,6 +41,12 @@ pub trait Policy: Send {
     fn token_records(&self) -> Vec<TokenRecord> {
         Vec::new()
     }
+
+    /// How many tokens models have read in the episode so far, to plan and to choose, those of words that were thought
+    /// of and not said included. None where nobody counts.
+    fn tokens_read(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The exact tokens of an episode: what a language model read and wrote.

@@ -285,7 +285,7 @@ impl Cell {
                 false => f64::from(difference > 0.0),
             }
         });
-        let tokens = played.iter().filter_map(|t| Outcome::of(t, None).tokens);
+        let tokens = played.iter().filter_map(|t| Outcome::of(t).tokens);
         Self {
             wins: won.sum::<f64>() / n,
             tokens: tokens.sum::<usize>() as f64 / n,

@@ -13,6 +13,7 @@ impl fmt::Display for Evaluation {
             "return",
             "turns",
             "tokens/turn",
+            "read/turn",
             "s/turn",
             "failed",
         ];
@@ -25,6 +26,9 @@ impl fmt::Display for Evaluation {
                 show(column.turns.as_ref()),
                 column
                     .tokens_per_turn
+                    .map_or("-".to_owned(), |n| format!("{n:.1}")),
+                column
+                    .tokens_read_per_turn
                     .map_or("-".to_owned(), |n| format!("{n:.1}")),
                 column
                     .seconds_per_turn

@@ -117,7 +117,7 @@ impl Quickstart {
                 model: entry.model,
                 planner: if source.plans() { entry.planner } else { "" }.to_owned(),
                 env: env.to_owned(),
-                outcomes: played.iter().map(|t| Outcome::of(t, None)).collect(),
+                outcomes: played.iter().map(Outcome::of).collect(),
                 failures,
             });
         }

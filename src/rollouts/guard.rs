@@ -204,4 +204,8 @@ impl Policy for Timed {
     fn token_records(&self) -> Vec<TokenRecord> {
         self.policy.token_records()
     }
+
+    fn tokens_read(&self) -> Option<u64> {
+        self.policy.tokens_read()
+    }
 }

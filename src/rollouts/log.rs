@@ -107,7 +107,7 @@ impl Log {
             if let Some(difference) = difference(&trajectory, rollouts) {
                 bail!("{}: {difference}: give another file to write into", place());
             }
-            let before = self.outcomes.insert(key, Outcome::of(&trajectory, None));
+            let before = self.outcomes.insert(key, Outcome::of(&trajectory));
             let is_new = before.is_none();
             ensure!(is_new, "{}: seed {} is there twice", place(), key.seed.0);
         }
@@ -139,8 +139,7 @@ impl Log {
             Ok(finished) => {
                 append(&mut self.file, &finished.trajectory)
                     .with_context(|| format!("cannot write `{}`", self.path.display()))?;
-                let outcome = Outcome::of(&finished.trajectory, Some(finished.seconds));
-                self.outcomes.insert(played.key, outcome);
+                self.outcomes.insert(played.key, finished.into());
             }
             Err(failure) => {
                 let mut line = json!(played.key);

@@ -51,7 +51,14 @@ struct Turn {
     stream: Stream,
     /// The longest turn, in tokens.
     max_tokens: usize,
-    answer: oneshot::Sender<Result<Live, AgentError>>,
+    answer: oneshot::Sender<Result<Written, AgentError>>,
+}
+
+/// A turn that was written.
+pub(super) struct Written {
+    pub(super) live: Live,
+    /// Tokens that were read for it, by the model and its reference.
+    pub(super) read: u64,
 }
 
 /// How a turn is written.
@@ -165,6 +172,7 @@ impl ModelThread {
             },
             seed: EpisodeSeed::default(),
             turn: 0,
+            read: 0,
             history: Vec::new(),
             live: None,
         }
@@ -197,7 +205,7 @@ impl ModelThread {
         how: How,
         stream: Stream,
         max_tokens: usize,
-    ) -> socratiq_envs::Result<Live> {
+    ) -> socratiq_envs::Result<Written> {
         // A turn ends, at the latest, where the context does.
         let (tokens, limit) = (live.state().len(), self.decoder.config().context_length);
         let left = limit.saturating_sub(tokens);
@@ -267,8 +275,10 @@ fn serve(
                 let mut finished = finished.into_iter();
                 let is_over = |_: &mut Writing| finished.next().flatten().is_some();
                 for turn in writing.extract_if(.., is_over) {
+                    let read = turn.live.read() - turn.read_before;
+                    let live = turn.live;
                     // Who no longer waits needs no answer.
-                    let _ = turn.answer.send(Ok(turn.live));
+                    let _ = turn.answer.send(Ok(Written { live, read }));
                 }
             }
             // Turns that are too long are refused before they begin; what is left concerns the model itself.
@@ -285,7 +295,9 @@ fn serve(
 /// A turn in the batch.
 struct Writing {
     live: Live,
-    answer: oneshot::Sender<Result<Live, AgentError>>,
+    /// Tokens of the dialogue that had been read before it.
+    read_before: u64,
+    answer: oneshot::Sender<Result<Written, AgentError>>,
 }
 
 /// Lets a turn join the batch; a planner that does not go token by token writes its whole turn here, alone.
@@ -300,7 +312,11 @@ fn begin(turn: Turn, policy: &mut Generator, reference: Option<&mut Generator>) 
     let planner = match how {
         How::Tokens(sampling) => {
             live.begin_turn(sampling, stream, max_tokens);
-            return Some(Writing { live, answer });
+            return Some(Writing {
+                read_before: live.read(),
+                live,
+                answer,
+            });
         }
         How::Planner(planner) => planner,
     };
@@ -311,8 +327,12 @@ fn begin(turn: Turn, policy: &mut Generator, reference: Option<&mut Generator>) 
         interrupted: &interrupted,
         ..Models::new(policy)
     };
+    let tallies = models.tallies();
+    let read = || tallies.iter().map(Tally::read).sum::<u64>();
+    let before = read();
     let written = planner.write_turn(&mut models, &mut live, stream, max_tokens);
-    let _ = answer.send(written.map(|_| live));
+    let read = read() - before;
+    let _ = answer.send(written.map(|_| Written { live, read }));
     None
 }
 
@@ -327,6 +347,8 @@ pub struct ModelPolicy {
     seed: EpisodeSeed,
     /// Turns that it has begun in this episode.
     turn: u32,
+    /// Tokens that models read in it.
+    read: u64,
     history: Vec<Message>,
     live: Option<Live>,
 }
@@ -336,6 +358,7 @@ impl Policy for ModelPolicy {
     async fn begin(&mut self, seed: EpisodeSeed) -> socratiq_envs::Result<()> {
         self.seed = seed;
         self.turn = 0;
+        self.read = 0;
         self.history.clear();
         self.live = Some(Live::new(&self.model.decoder));
         Ok(())
@@ -365,6 +388,10 @@ impl Policy for ModelPolicy {
     fn token_records(&self) -> Vec<TokenRecord> {
         self.live.as_ref().map(Live::records).unwrap_or_default()
     }
+
+    fn tokens_read(&self) -> Option<u64> {
+        Some(self.read)
+    }
 }
 
 impl ModelPolicy {
@@ -390,12 +417,15 @@ impl ModelPolicy {
                     plan_message(planner, world, &mut speaker, history, tools, seed, &spent)
                         .await
                         .map_err(failed)?;
+                self.read += tally.read();
                 return speaker.after(&planned.message).ok_or_else(|| {
                     EnvError::Invalid("the planner chose what nobody proposed".to_owned())
                 });
             }
         };
-        self.model.write(live, how, stream, self.max_tokens).await
+        let written = self.model.write(live, how, stream, self.max_tokens).await?;
+        self.read += written.read;
+        Ok(written.live)
     }
 }
 

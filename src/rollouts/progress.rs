@@ -49,7 +49,7 @@ impl Progress {
     /// One more episode has ended.
     pub fn ended(&mut self, played: &Played) {
         match &played.result {
-            Ok(finished) => self.judge(&Outcome::of(&finished.trajectory, None)),
+            Ok(finished) => self.judge(&Outcome::of(&finished.trajectory)),
             Err(_) => self.failures += 1,
         }
         self.bar.inc(1);

@@ -6,7 +6,7 @@ use socratiq_agents::{AgentError, Live, Sampling};
 use socratiq_envs::{EpisodeSeed, Message, Stream, Tool, async_trait};
 
 use super::ModelThread;
-use super::model_thread::How;
+use super::model_thread::{How, Written};
 
 /// Proposes messages of a model, which writes them side by side with whatever else it writes. A dialogue that goes on
 /// from one that it has proposed for is not read again: only what came after is.
@@ -70,7 +70,7 @@ impl Speaker for ThreadSpeaker<'_> {
             .await
             .map_err(AgentError::from)?;
         let mut messages = Vec::with_capacity(count);
-        for live in written {
+        for Written { live, .. } in written {
             self.tally.add(live.state().len() - before);
             let message = self.model.codec().decode_action(live.turn())?;
             messages.push(message.clone());

@@ -81,6 +81,7 @@ fn outcome(seed: u64, success: bool, return_: f64) -> Outcome {
         turns: 4,
         tokens: Some(20),
         seconds: Some(0.5),
+        tokens_read: Some(60),
     }
 }
 
@@ -129,8 +130,12 @@ fn differences_are_paired_by_seed_and_failures_count_apart() {
     assert_eq!((b.episodes, b.failures), (48, 2));
     assert_eq!(b.success.unwrap(), wilson(24, 48));
     assert_eq!(
-        (b.tokens_per_turn, b.seconds_per_turn),
-        (Some(5.0), Some(0.125))
+        (
+            b.tokens_per_turn,
+            b.tokens_read_per_turn,
+            b.seconds_per_turn
+        ),
+        (Some(5.0), Some(15.0), Some(0.125))
     );
 }
 

@@ -84,6 +84,34 @@ fn trajectories_are_equal_at_any_concurrency() {
     assert_ne!(alone[0].messages[2], alone[1].messages[2]);
 }
 
+#[test]
+fn what_models_read_is_counted_thoughts_included() {
+    let model = small_model();
+    let keys = keys(4, 1);
+    let read = |planner: &str, concurrency| -> Vec<(u64, usize)> {
+        let planner: Planner = planner.parse().unwrap();
+        let played = with_planner(&model, &planner, concurrency).collect(&keys);
+        let finished = played.unwrap().into_iter().map(|one| one.result.unwrap());
+        finished
+            .map(|one| (one.tokens_read.unwrap(), one.trajectory.tokens[0].ids.len()))
+            .collect()
+    };
+    let sampled = read("sample", 1);
+    assert_eq!(sampled, read("sample", 4));
+    for (read, tokens) in sampled {
+        // All but what was said last, with an end that was perhaps put there.
+        assert!(
+            (1..=2).contains(&(tokens as u64 - read)),
+            "{read} of {tokens}"
+        );
+    }
+    for planner in ["beam:width=3", "best-of:level=turn,n=3,forks=1,max_turns=2"] {
+        for (read, tokens) in read(planner, 4) {
+            assert!(read > tokens as u64, "{planner}: {read} for {tokens}");
+        }
+    }
+}
+
 /// A model of more than 2M weights writes on one thread, in one batch.
 #[test]
 fn a_large_model_plays_alike_at_any_concurrency() {

@@ -86,7 +86,7 @@ impl<'a> Models<'a> {
     }
 
     /// What each model has read.
-    pub(super) fn tallies(&self) -> Vec<Tally> {
+    pub fn tallies(&self) -> Vec<Tally> {
         let guide = self.guide.iter().flat_map(|(a, b)| [&**a, &**b]);
         let models = [Some(&*self.policy), self.reference.as_deref()];
         let models = models.into_iter().flatten().chain(guide);

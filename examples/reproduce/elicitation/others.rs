@@ -102,9 +102,7 @@ fn failures_against_experts(
     tries: &[Trajectory],
     run: RunSeed,
 ) -> Result<Vec<Preference>> {
-    let succeeded = log
-        .iter()
-        .filter(|t| Outcome::of(t, None).success == Some(true));
+    let succeeded = log.iter().filter(|t| Outcome::of(t).success == Some(true));
     let experts: HashMap<Option<EpisodeSeed>, &Trajectory> =
         succeeded.map(|expert| (expert.seed, expert)).collect();
     let rule = "best-worst:group=seed,margin=0.2".parse()?;
@@ -126,14 +124,14 @@ fn column(name: &str, played: &[Trajectory]) -> Column {
         model: String::new(),
         planner: "greedy".to_owned(),
         env: SEEN.to_owned(),
-        outcomes: played.iter().map(|t| Outcome::of(t, None)).collect(),
+        outcomes: played.iter().map(Outcome::of).collect(),
         failures: 0,
     }
 }
 
 fn means(name: &str, played: &[Trajectory], run: RunSeed) -> Result<Line> {
     let n = played.len() as f64;
-    let outcomes = played.iter().map(|t| Outcome::of(t, None));
+    let outcomes = played.iter().map(Outcome::of);
     let solved = outcomes.filter(|outcome| outcome.success == Some(true));
     let (success, return_) = (
         solved.count() as f64 / n,
