@@ -133,6 +133,7 @@ impl Pool {
 }
 
 /// A pair that says something.
+#[derive(Clone, Copy, Debug)]
 struct Comparison {
     better: usize,
     worse: usize,
@@ -232,8 +233,7 @@ fn compare(
     if let Some(most) = rule.max_pairs.filter(|most| *most < kept.len()) {
         report.dropped.max_pairs = kept.len() - most;
         let drawn = draw(kept.len(), most, &mut stream);
-        let mut place = 0..;
-        kept.retain(|_| place.next().is_some_and(|place| drawn.contains(&place)));
+        kept = drawn.into_iter().map(|place| kept[place]).collect();
     }
     report.pairs = kept.len();
     let cut = |kept: &&Comparison| digests[kept.better].is_cut || digests[kept.worse].is_cut;

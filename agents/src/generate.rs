@@ -139,10 +139,9 @@ impl Live {
         self.unread.len()
     }
 
-    /// How many bytes of keys and values `decoder` reads for the next token, at most.
-    pub fn bytes_read(&self, decoder: &Decoder) -> usize {
-        let config = decoder.config();
-        size_of::<f32>() * 2 * config.num_layers * config.kv_width() * self.state.len()
+    /// How many bytes of keys and values are read for the next token, at most.
+    pub fn bytes_read(&self) -> usize {
+        self.cache.bytes_per_token() * self.state.len()
     }
 
     /// The tokens so far with their labels.

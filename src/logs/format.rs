@@ -74,9 +74,9 @@ pub struct FormatEntry {
     pub example: &'static str,
 }
 
-/// Axolotl's names of layouts, as in the `type` of its datasets, without the template before the dot, which is the
-/// model's own here.
+/// What stands before the dot in the `type` of Axolotl's datasets: a template, which is the model's own here.
 const AXOLOTL_TEMPLATES: [&str; 3] = ["chatml", "llama3", "chat_template"];
+/// What stands behind it.
 const AXOLOTL_LAYOUTS: [&str; 7] = [
     "default",
     "argilla",

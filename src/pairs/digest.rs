@@ -39,15 +39,44 @@ impl Digest {
     /// # Errors
     /// When it lacks what it is to be grouped by.
     pub(super) fn new(trajectory: &Trajectory, by: Group) -> Result<Self> {
-        let messages = to_last_action(words(trajectory));
-        Ok(Self {
+        let dialogue = to_last_action(words(trajectory));
+        let messages = dialogue.iter().map(Said::new);
+        let mut digest = Self {
             id: trajectory.id.clone(),
             return_: trajectory.return_,
             is_cut: trajectory.ending == Ending::Truncated,
             tools: hash(&trajectory.tools)?,
-            group: group(trajectory, &messages, by)?,
-            messages: messages.iter().map(Said::new).collect::<Result<_>>()?,
-        })
+            group: Hash::default(),
+            messages: messages.collect::<Result<_>>()?,
+        };
+        digest.group = digest.group(trajectory, &dialogue, by)?;
+        Ok(digest)
+    }
+
+    /// What trajectories that may be compared have in common.
+    fn group(&self, trajectory: &Trajectory, dialogue: &[Message], by: Group) -> Result<Hash> {
+        let id = &trajectory.id;
+        match by {
+            Group::All => Ok(Hash::default()),
+            Group::Prompt | Group::System => {
+                let is_before = |m: &&Message| match by {
+                    Group::System => m.role == Role::System,
+                    _ => m.role != Role::Assistant,
+                };
+                let before = &self.messages[..dialogue.iter().take_while(is_before).count()];
+                let words: Vec<Hash> = before.iter().map(|said| said.words).collect();
+                hash(&(words, self.tools))
+            }
+            Group::Seed => {
+                let seed = trajectory.seed.with_context(|| {
+                    format!("trajectory `{id}` has no seed to group by: use group=prompt")
+                })?;
+                hash(&(&trajectory.env, seed))
+            }
+            Group::Given => hash(trajectory.metadata.get("group").with_context(|| {
+                format!("trajectory `{id}` has no `group` in its metadata: use group=prompt")
+            })?),
+        }
     }
 
     /// Characters that the agent says from message `start` on.
@@ -86,31 +115,6 @@ pub(super) fn to_last_action(mut dialogue: Vec<Message>) -> Vec<Message> {
     let is_other = |last: &mut Message| last.role != Role::Assistant;
     while dialogue.pop_if(is_other).is_some() {}
     dialogue
-}
-
-/// What trajectories that may be compared have in common.
-fn group(trajectory: &Trajectory, dialogue: &[Message], by: Group) -> Result<Hash> {
-    let id = &trajectory.id;
-    match by {
-        Group::All => Ok(Hash::default()),
-        Group::Prompt | Group::System => {
-            let is_before = |m: &&Message| match by {
-                Group::System => m.role == Role::System,
-                _ => m.role != Role::Assistant,
-            };
-            let before = dialogue.iter().take_while(is_before);
-            hash(&(before.collect::<Vec<_>>(), &trajectory.tools))
-        }
-        Group::Seed => {
-            let seed = trajectory.seed.with_context(|| {
-                format!("trajectory `{id}` has no seed to group by: use group=prompt")
-            })?;
-            hash(&(&trajectory.env, seed))
-        }
-        Group::Given => hash(trajectory.metadata.get("group").with_context(|| {
-            format!("trajectory `{id}` has no `group` in its metadata: use group=prompt")
-        })?),
-    }
 }
 
 /// The order of an object's keys does not matter.

@@ -253,14 +253,13 @@ fn serve(
                 None => continue,
             }
         }
-        let bytes = |live: &Live| live.bytes_read(policy.decoder());
-        let mut read: usize = writing.iter().map(|turn| bytes(&turn.live)).sum();
+        let mut read: usize = writing.iter().map(|turn| turn.live.bytes_read()).sum();
         let mut joining = Vec::new();
         while read < most
             && let Ok(waiting) = turns.try_lock()
             && let Ok(turn) = waiting.try_recv()
         {
-            read += bytes(&turn.live);
+            read += turn.live.bytes_read();
             joining.push(turn);
         }
         for turn in joining {

@@ -93,18 +93,25 @@ impl Segment {
         }
     }
 
+    /// Where a token's key and its value of a head begin. The key's entries are [`Self::panel`] apart.
+    fn entry(&self, layer: usize, head: usize, token: usize) -> (usize, usize) {
+        let (keys, values) = self.starts(layer);
+        let (place, panel, dim) = (self.lead + token, self.panel(), self.shape.dim);
+        let first = head * self.capacity * dim;
+        let in_panel = place / panel * panel * dim + place % panel;
+        (keys + first + in_panel, values + first + place * dim)
+    }
+
     /// Writes a token's keys and values of a layer, `[heads · dim]` each.
     fn write(&mut self, layer: usize, token: usize, keys: &[f32], values: &[f32]) {
-        let ((keys_start, values_start), panel) = (self.starts(layer), self.panel());
-        let (place, dim) = (self.lead + token, self.shape.dim);
+        let (dim, panel) = (self.shape.dim, self.panel());
         let heads = keys.chunks_exact(dim).zip(values.chunks_exact(dim));
         for (head, (keys, values)) in heads.enumerate() {
-            let first = head * self.capacity * dim;
-            let start = keys_start + first + place / panel * panel * dim + place % panel;
-            for (into, key) in self.data[start..].iter_mut().step_by(panel).zip(keys) {
+            let (key, value) = self.entry(layer, head, token);
+            for (into, key) in self.data[key..].iter_mut().step_by(panel).zip(keys) {
                 *into = *key;
             }
-            self.data[values_start + first + place * dim..][..dim].copy_from_slice(values);
+            self.data[value..value + dim].copy_from_slice(values);
         }
     }
 
@@ -152,22 +159,19 @@ impl Segment {
 
     /// Writes what `other` has of a layer from `token` on.
     fn copy(&mut self, layer: usize, token: usize, other: &Self) {
-        let ((keys_start, values_start), panel) = (other.starts(layer), other.panel());
-        let Shape { heads, dim, .. } = other.shape;
-        let (mut keys, mut values) = (vec![0.0; heads * dim], vec![0.0; heads * dim]);
+        let (panel, dim) = (self.panel(), self.shape.dim);
         for from in 0..other.len {
-            let place = other.lead + from;
-            for head in 0..heads {
-                let (first, entries) = (head * other.capacity * dim, head * dim..(head + 1) * dim);
-                let start = keys_start + first + place / panel * panel * dim + place % panel;
-                let column = other.data[start..].iter().step_by(panel);
-                for (into, key) in keys[entries.clone()].iter_mut().zip(column) {
+            for head in 0..self.shape.heads {
+                let (from_key, from_value) = other.entry(layer, head, from);
+                let (key, value) = self.entry(layer, head, token + from);
+                let keys = other.data[from_key..].iter().step_by(other.panel());
+                let into = self.data[key..].iter_mut().step_by(panel);
+                for (into, key) in into.zip(keys).take(dim) {
                     *into = *key;
                 }
-                let row = &other.data[values_start + first + place * dim..][..dim];
-                values[entries].copy_from_slice(row);
+                let values = &other.data[from_value..from_value + dim];
+                self.data[value..value + dim].copy_from_slice(values);
             }
-            self.write(layer, token + from, &keys, &values);
         }
     }
 }
@@ -220,6 +224,12 @@ impl Cache {
             own: Segment::new(shape),
             len: self.len,
         }
+    }
+
+    /// Memory in bytes of a token's keys and values.
+    pub fn bytes_per_token(&self) -> usize {
+        let Shape { layers, heads, dim } = self.own.shape;
+        size_of::<f32>() * 2 * layers * heads * dim
     }
 
     /// Memory in bytes that only this cache holds.
